@@ -1,0 +1,1 @@
+"""Conclusions from a capture: stages, CPU time, the GIL, run queues, tokenizing, findings."""

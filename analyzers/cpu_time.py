@@ -1,0 +1,153 @@
+"""CPU seconds per process, thread and stage: stacks say what, the scheduler says how much.
+
+A sampler's word on whether a thread ran is poor: it calls sleepers active, and on a saturated host
+it comes late. The scheduler's account of each thread is exact, but knows no stages. So the CPU time
+of a thread between two looks at its counters is divided among the stages of the stacks that it
+showed between them, by duration, waits left out. A thread that did not run gets nothing, whatever
+its stack; and the stages of a thread always add up to what the scheduler accounted.
+
+A look interval in which a thread ran but showed only waits held work too short to be seen: it takes
+the thread's own mix of stages within `NEAR_NS`, else of the whole capture. Where the sampler saw
+nothing of the thread at all the time is `UNATTRIBUTED`, and for a thread that never runs Python
+(OpenMP, a tokenizer's pool, an allocator) it is `NATIVE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analyzers.intervals import Times, covered_before, intervals
+from analyzers.looks import Counters, counters_by_thread
+from analyzers.stages import IDLE, UNKNOWN, StackStages, classify
+from analyzers.timeline import Process, Runs, Thread, Timeline, runs_by_thread
+
+Floats = NDArray[np.float64]
+
+NATIVE: Final = "native"  # a thread that never runs Python
+UNATTRIBUTED: Final = "unattributed"  # CPU time for which no stack was seen
+NEAR_NS: Final = 1_000_000_000
+UNNAMED: Final = frozenset({UNKNOWN, UNATTRIBUTED})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ThreadCpu:
+    """One thread's CPU time. ``cells`` has for each stage the ns in each look interval."""
+
+    thread: Thread
+    counters: Counters
+    cells: dict[str, Floats]
+    sampled_ns: dict[str, int]  # sampled time per stage in which the thread ran at all
+    has_stacks: bool
+
+    @property
+    def cpu_ns(self) -> int:
+        """What the scheduler accounted."""
+        return int(self.counters.run_ns.sum())
+
+    def stage_ns(self) -> dict[str, float]:
+        """Return the CPU time by stage: it adds up to ``cpu_ns``."""
+        return {stage: float(cells.sum()) for stage, cells in self.cells.items()}
+
+    def stage_ns_between(self, stages: frozenset[str], start_ns: int, end_ns: int) -> float:
+        """Return the CPU time of these stages in a window; look intervals are cut in proportion."""
+        edges = self.counters.edges
+        widths = np.diff(edges)
+        inside = np.minimum(edges[1:], end_ns) - np.maximum(edges[:-1], start_ns)
+        shares = np.clip(inside, 0, None) / np.maximum(widths, 1)
+        return sum(float((self.cells[stage] * shares).sum()) for stage in stages & set(self.cells))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CpuTime:
+    """The CPU time of all threads whose counters were read."""
+
+    threads: list[ThreadCpu]
+
+    def of_process(self, process: Process) -> list[ThreadCpu]:
+        """Return the threads of one process."""
+        return [one for one in self.threads if one.thread.process is process]
+
+    def of_role(self, role: str) -> list[ThreadCpu]:
+        """Return the threads of all processes of a role."""
+        return [one for one in self.threads if one.thread.process.role == role]
+
+
+def measure_cpu(timeline: Timeline) -> CpuTime:
+    """Join the thread counters of the capture with its stacks."""
+    counters = timeline.once(counters_by_thread)
+    runs = timeline.once(runs_by_thread)
+    stages = timeline.once(classify)
+    sampled = {timeline.threads[track].process.track for track in runs}
+    return CpuTime(
+        [
+            _join(timeline.threads[track], one, runs.get(track), stages,
+                  is_process_sampled=timeline.threads[track].process.track in sampled)
+            for track, one in counters.items()
+        ]
+    )  # fmt: skip
+
+
+def stage_totals(threads: Sequence[ThreadCpu]) -> dict[str, float]:
+    """Return the CPU ns by stage of several threads, the largest first."""
+    totals: dict[str, float] = {}
+    for one in threads:
+        for stage, cpu_ns in one.stage_ns().items():
+            totals[stage] = totals.get(stage, 0.0) + cpu_ns
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+def _join(
+    thread: Thread, counters: Counters, runs: Runs | None, stages: StackStages, *,
+    is_process_sampled: bool,
+) -> ThreadCpu:  # fmt: skip
+    cpu = counters.run_ns.astype(np.float64)
+    if runs is None:
+        stage = NATIVE if is_process_sampled else UNATTRIBUTED
+        cells = {stage: cpu} if counters.run_ns.any() else {}
+        return ThreadCpu(thread, counters, cells, {}, has_stacks=False)
+    edges = counters.edges
+    codes = stages.stage(thread.process.role, runs.stack)
+    idle = stages.map.code(IDLE)
+    working = [int(code) for code in np.unique(codes) if code != idle]
+    seen = intervals(runs.start, runs.end)
+    by_stage = [intervals(runs.start[codes == code], runs.end[codes == code]) for code in working]
+    shown = _stack([covered_before(one, edges) for one in by_stage], len(edges))
+    overlap = np.diff(shown)
+    near = np.stack(
+        (edges[:-1] - NEAR_NS, edges[1:] + NEAR_NS)
+    )  # the neighbourhood of each look interval
+    was_seen = np.diff(np.stack([covered_before(seen, side) for side in near]), axis=0)[0] > 0
+    nearby = _stack(
+        [covered_before(one, near[1]) - covered_before(one, near[0]) for one in by_stage],
+        len(edges) - 1,
+    )
+    overall = np.array([one.total() for one in by_stage], np.float64)[:, None]
+    weights = np.where(overlap.any(axis=0), overlap, np.where(nearby.any(axis=0), nearby, overall))
+    totals = weights.sum(axis=0)
+    is_attributed = was_seen & (totals > 0)
+    shares = weights / np.where(totals > 0, totals, 1)
+    divided = shares * np.where(is_attributed, cpu, 0.0)
+    cells = {
+        stages.map.stages[code]: row
+        for code, row in zip(working, divided, strict=True)
+        if row.any()
+    }
+    rest = np.where(is_attributed, 0.0, cpu)
+    if rest.any():
+        cells[UNATTRIBUTED] = rest
+    ran = counters.run_ns > 0
+    sampled_ns = {
+        stages.map.stages[code]: int(row[ran].sum())
+        for code, row in zip(working, overlap, strict=True)
+    }
+    return ThreadCpu(thread, counters, cells, sampled_ns, has_stacks=True)
+
+
+def _stack(rows: list[Times], width: int) -> Times:
+    """Return the rows as one matrix, also when there are none."""
+    return np.stack(rows) if rows else np.zeros((0, width), np.int64)

@@ -1,0 +1,82 @@
+"""The run queue: how long threads were ready and had no CPU."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from analyzers.base import Analyzer, Outcome
+from analyzers.findings import Finding, Quantity, Rank
+from analyzers.looks import Counters, counters_by_thread
+from analyzers.timeline import Thread, Timeline
+
+# Waiting for a CPU for less than this share of the time is ordinary.
+NOTABLE_RATIO: Final = 0.05
+CAVEATS: Final = (
+    "time in which a cgroup's CPU quota stopped the thread counts as waiting too",
+    "a wait that was still going on at the end is not in it",
+)
+
+
+def run(timeline: Timeline) -> Outcome:
+    """Report the run-queue wait of every thread and role; a finding where one waited notably."""
+    counters = timeline.once(counters_by_thread)
+    pairs = [(timeline.threads[track], one) for track, one in counters.items()]
+    rows = [_row(thread, one) for thread, one in pairs]
+    rows.sort(key=lambda row: -row["wait_seconds"])
+    roles = _by_role(pairs)
+    findings = []
+    if rows and rows[0]["wait_ratio"] >= NOTABLE_RATIO:
+        findings.append(_finding(rows, roles))
+    return Outcome({"run_queue": rows, "run_queue_roles": roles}, findings)
+
+
+def _row(thread: Thread, counters: Counters) -> dict[str, Any]:
+    wait_ns, run_ns = int(counters.wait_ns.sum()), int(counters.run_ns.sum())
+    return {
+        "pid": thread.process.pid,
+        "role": thread.process.role,
+        "tid": thread.tid,
+        "name": thread.name,
+        "wait_seconds": wait_ns / 1e9,
+        "wait_ratio": wait_ns / counters.observed_ns,
+        "cpu_seconds": run_ns / 1e9,
+        # Of the time it could have run, how much it did not.
+        "wait_share_of_runnable": wait_ns / (wait_ns + run_ns) if wait_ns + run_ns else None,
+        "timeslice_count": counters.timeslice_count,
+        "voluntary_count": counters.voluntary_count,
+        "involuntary_count": counters.involuntary_count,
+    }
+
+
+def _by_role(pairs: list[tuple[Thread, Counters]]) -> list[dict[str, Any]]:
+    totals: dict[str, list[int]] = {}
+    for thread, counters in pairs:
+        total = totals.setdefault(thread.process.role, [0, 0])
+        total[0] += int(counters.wait_ns.sum())
+        total[1] += int(counters.run_ns.sum())
+    return [
+        {"role": role, "wait_seconds": wait_ns / 1e9, "cpu_seconds": run_ns / 1e9}
+        for role, (wait_ns, run_ns) in sorted(totals.items())
+    ]
+
+
+def _finding(rows: list[dict[str, Any]], roles: list[dict[str, Any]]) -> Finding:
+    first = rows[0]
+    total_seconds = sum(row["wait_seconds"] for row in rows)
+    statement = (
+        f"Threads that were ready to run waited {total_seconds:.2f} s for a CPU; most of all "
+        f"{first['name'] or first['tid']} of the {first['role']} (PID {first['pid']}): "
+        f"{first['wait_seconds']:.2f} s, {first['wait_ratio']:.0%} of the time."
+    )
+    return Finding(
+        "run-queue-wait",
+        statement,
+        Rank.HOST_WAIT,
+        Quantity(total_seconds, "s"),
+        {"threads": rows[:8], "roles": roles},
+        CAVEATS,
+        cost_seconds=total_seconds,
+    )
+
+
+ANALYZER: Final = Analyzer("run-queue-wait", ("thread_counters",), run)

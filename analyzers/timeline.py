@@ -1,0 +1,109 @@
+"""A capture in memory, in the shapes that analyzers work on: threads, their stacks, their looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from analyzers.intervals import Times
+from collectors.capture import Capture
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of the target."""
+
+    track: int
+    pid: int
+    role: str
+    name: str
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A thread of a process of the target."""
+
+    track: int
+    tid: int
+    name: str
+    process: Process
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """One thread's runs of equal stacks, in order of time."""
+
+    start: Times
+    end: Times
+    stack: NDArray[np.int32]
+
+
+class Timeline:
+    """One capture. Costly measurements are made once and shared: see `once`."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+        self._results: dict[Callable[[Timeline], Any], Any] = {}
+        rows = capture.table("tracks").to_pylist()
+        self.processes: dict[int, Process] = {
+            row["track"]: Process(row["track"], row["pid"], row["role"], row["name"], row["rank"])
+            for row in rows
+            if row["kind"] == "process" and row["pid"] is not None
+        }
+        self.threads: dict[int, Thread] = {
+            row["track"]: Thread(
+                row["track"], row["tid"], row["name"], self.processes[row["parent"]]
+            )
+            for row in rows
+            if row["kind"] == "thread" and row["parent"] in self.processes
+        }
+
+    def once(self, measure: Callable[[Timeline], T]) -> T:
+        """Return ``measure(self)``, computed the first time and kept."""
+        if measure not in self._results:
+            self._results[measure] = measure(self)
+        return cast(T, self._results[measure])
+
+    def threads_of(self, process: Process) -> list[Thread]:
+        """Return the process's threads in order of their ids."""
+        own = [thread for thread in self.threads.values() if thread.process is process]
+        return sorted(own, key=lambda thread: thread.tid)
+
+    def gaps_of(self, probe: str) -> list[dict[str, Any]]:
+        """Return the rows of ``gaps`` that this probe left."""
+        rows = cast(list[dict[str, Any]], self.capture.table("gaps").to_pylist())
+        return [row for row in rows if row["probe"] == probe]
+
+
+def column(table: pa.Table, name: str, kind: type[np.generic] = np.int64) -> NDArray[Any]:
+    """Return a column without nulls as a numpy array."""
+    return np.asarray(table[name].to_numpy(), dtype=kind)
+
+
+def by_track(table: pa.Table) -> dict[int, NDArray[np.int64]]:
+    """Return for each track of a table with ``track`` and ``time_ns`` its row numbers by time."""
+    track = column(table, "track", np.int32)
+    order = np.lexsort((column(table, "time_ns"), track))
+    tracks, first = np.unique(track[order], return_index=True)
+    return dict(zip(tracks.tolist(), np.split(order, first[1:]), strict=True)) if len(track) else {}
+
+
+def runs_by_thread(timeline: Timeline) -> dict[int, Runs]:
+    """Return each sampled thread's runs, by thread track."""
+    samples = timeline.capture.table("samples")
+    start = column(samples, "time_ns")
+    end = start + column(samples, "duration_ns")
+    stack = column(samples, "stack", np.int32)
+    return {
+        track: Runs(start[rows], end[rows], stack[rows])
+        for track, rows in by_track(samples).items()
+        if track in timeline.threads
+    }

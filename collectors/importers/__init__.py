@@ -1,0 +1,1 @@
+"""One file per foreign format, each guarded against hostile input."""

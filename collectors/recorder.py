@@ -1,0 +1,177 @@
+"""The recorder: batches of columns from any thread, onto disk twice a second.
+
+Layout while recording: ``manifest.json``, ``stream/TABLE.arrows`` and whatever raw files a probe
+writes below ``raw/``. `collectors.capture.finalise` turns that into ``tables/TABLE.arrow``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from collectors.errors import CputaxError, OutputExists, output_error
+from collectors.manifest import Manifest
+from collectors.schema import TABLES
+from collectors.stream import StreamWriter
+
+FLUSH_INTERVAL_S: Final = 0.5
+# Kept on disk while recording and let go when it is full, so that the end can still be written.
+RESERVE_BYTES: Final = 1 << 20
+
+Columns = Mapping[str, Sequence[Any] | Any]
+
+
+class Recorder:
+    """Writes one capture. All methods may be called from any thread.
+
+    ``failure`` is set once, when the disk refuses: from then on rows are counted, not kept.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        """Make ``directory`` and begin.
+
+        Raises:
+            OutputExists, OutputNotWritable, OutputFull: the capture cannot be made there.
+        """
+        self.directory = directory
+        self.manifest = manifest
+        self.failure: CputaxError | None = None
+        self.row_count = 0
+        self._lock = threading.Lock()
+        self._pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
+        self._tracks: dict[tuple[int, ...], int] = {}
+        self._counters: dict[tuple[str, str], int] = {}
+        self._lost: dict[str, int] = {}
+        self._stopping = threading.Event()
+        try:
+            if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+                raise OutputExists(
+                    f"{directory} already exists",
+                    "choose another directory with -o, or remove this one first",
+                )
+            (directory / "stream").mkdir(parents=True)
+            (directory / "raw").mkdir()
+            self._reserve = directory / ".reserve"
+            self._reserve.write_bytes(b"\0" * RESERVE_BYTES)
+            manifest.write(directory)
+            self._streams = {
+                name: StreamWriter(directory / "stream" / f"{name}.arrows", schema)
+                for name, schema in TABLES.items()
+            }
+        except OSError as error:
+            raise output_error(error, str(directory)) from error
+        self._writer = threading.Thread(target=self._write_loop, name="recorder", daemon=True)
+        self._writer.start()
+
+    def append(self, table: str, columns: Columns) -> None:
+        """Add rows: one equally long column (numpy array, list or Arrow array) per field.
+
+        Fields that are left out are null.
+        """
+        schema = TABLES[table]
+        length = len(next(iter(columns.values())))
+        if length == 0:
+            return
+        arrays = [
+            _array(columns[field.name], field.type)
+            if field.name in columns
+            else pa.nulls(length, field.type)
+            for field in schema
+        ]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        with self._lock:
+            self._pending[table].append(batch)
+
+    def process_track(
+        self, pid: int, start_ticks: int, *, name: str, role: str,
+        rank: int | None = None, parent: int | None = None,
+    ) -> int:  # fmt: skip
+        """Return the track of this process, registering it the first time."""
+        row = {"kind": "process", "parent": parent, "pid": pid, "name": name, "role": role}
+        return self._track((pid, start_ticks), {**row, "rank": rank})
+
+    def thread_track(
+        self, process: int, pid: int, tid: int, *, name: str = "", role: str = "",
+        inner_tid: int | None = None,
+    ) -> int:  # fmt: skip
+        """Return the track of this thread of the process track, registering it the first time."""
+        row = {"kind": "thread", "parent": process, "pid": pid, "tid": tid, "name": name}
+        return self._track((process, pid, tid), {**row, "role": role, "inner_tid": inner_tid})
+
+    def _track(self, key: tuple[int, ...], row: dict[str, Any]) -> int:
+        with self._lock:
+            track = self._tracks.get(key)
+            if track is not None:
+                return track
+            track = self._tracks[key] = len(self._tracks)
+        self.append("tracks", {"track": [track], **{name: [value] for name, value in row.items()}})
+        return track
+
+    def counter(self, name: str, labels: str, *, unit: str, kind: str) -> int:
+        """Return the id of a counter, registering its unit and kind (level, total) once."""
+        with self._lock:
+            counter = self._counters.get((name, labels))
+            if counter is not None:
+                return counter
+            counter = self._counters[name, labels] = len(self._counters)
+        row = {"counter": counter, "name": name, "labels": labels, "unit": unit, "kind": kind}
+        self.append("counter_types", {key: [value] for key, value in row.items()})
+        return counter
+
+    def gap(
+        self, probe: str, start_ns: int, end_ns: int, reason: str,
+        lost_count: int | None = None, track: int | None = None,
+    ) -> None:  # fmt: skip
+        """Note that ``probe`` did not see ``[start_ns, end_ns)``."""
+        row = {"probe": probe, "start_ns": start_ns, "end_ns": end_ns, "reason": reason}
+        row |= {"lost_count": lost_count, "track": track}
+        self.append("gaps", {key: [value] for key, value in row.items()})
+
+    def _write_loop(self) -> None:
+        while not self._stopping.wait(FLUSH_INTERVAL_S):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending. A refusal of the disk ends up in ``failure``, never raised."""
+        with self._lock:
+            pending = {name: batches for name, batches in self._pending.items() if batches}
+            for name in pending:
+                self._pending[name] = []
+            for name, batches in pending.items():
+                table = pa.Table.from_batches(batches).combine_chunks()
+                if self.failure is not None and name != "gaps":
+                    self._lost[name] = self._lost.get(name, 0) + table.num_rows
+                    continue
+                try:
+                    for batch in table.to_batches():
+                        self._streams[name].write(batch)
+                    self.row_count += table.num_rows
+                except OSError as error:
+                    self._lost[name] = self._lost.get(name, 0) + table.num_rows
+                    if self.failure is None:
+                        self.failure = output_error(error, str(self.directory))
+                        # Room for the gaps and the manifest that say so.
+                        self._reserve.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Write the rest and let go of the files; what was lost becomes rows in ``gaps``."""
+        self._stopping.set()
+        self._writer.join()
+        self.flush()
+        now_ns = time.monotonic_ns()
+        for name, count in self._lost.items():
+            reason = f"not written to {name}: {self.failure.slug if self.failure else 'unknown'}"
+            self.gap("recorder", self.manifest.started_ns, now_ns, reason, count)
+        self.flush()
+        for stream in self._streams.values():
+            stream.close()
+        self._reserve.unlink(missing_ok=True)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, type=kind)

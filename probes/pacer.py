@@ -1,0 +1,58 @@
+"""A probe's own thread: ticks at absolute deadlines, and knows how well it kept them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class Pacer:
+    """Calls ``tick`` at ``rate_hz`` on a thread until `stop`.
+
+    A late tick is not made up for: deadlines that have passed are skipped, because a burst of
+    catching up would load the machine just when it is short of CPU.
+    """
+
+    def __init__(self, name: str, rate_hz: float, tick: Callable[[int], None]) -> None:
+        self.rate_hz = rate_hz
+        self.tick_count = 0
+        self.first_ns: int | None = None
+        self.last_ns = 0
+        self.largest_gap_ns = 0
+        self._tick = tick
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin with a first tick at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the tick in progress."""
+        self._stopping.set()
+        self._thread.join()
+
+    @property
+    def achieved_hz(self) -> float | None:
+        """Ticks per second between the first and the last; None before the second."""
+        if self.first_ns is None or self.last_ns == self.first_ns:
+            return None
+        return (self.tick_count - 1) * 1e9 / (self.last_ns - self.first_ns)
+
+    def _run(self) -> None:
+        period_ns = int(1e9 / self.rate_hz)
+        deadline_ns = time.monotonic_ns()
+        while True:
+            now_ns = time.monotonic_ns()
+            if self.first_ns is None:
+                self.first_ns = now_ns
+            else:
+                self.largest_gap_ns = max(self.largest_gap_ns, now_ns - self.last_ns)
+            self.last_ns = now_ns
+            self.tick_count += 1
+            self._tick(now_ns)
+            now_ns = time.monotonic_ns()
+            deadline_ns += period_ns * max(1, -((deadline_ns - now_ns) // period_ns))
+            if self._stopping.wait(max(0, deadline_ns - now_ns) / 1e9):
+                return

@@ -1,0 +1,266 @@
+"""Python stacks by py-spy: one non-blocking recorder per process, rotated without a gap.
+
+The only output of py-spy that keeps time is chrometrace, and it is written when the recorder is
+told to stop (SIGINT). So each process is recorded in segments: the next recorder starts before the
+last one is stopped, and `collectors.segments` cuts the overlap. The recorders run at low priority;
+a governor lowers their rate when the host has no idle CPU left.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from collectors.manifest import ProbeRecord
+from collectors.segments import segment_name
+from probes.base import Capability, Context, Level
+from probes.governor import Governor
+from probes.keeper import Child, KeeperGone
+from probes.pacer import Pacer
+from probes.target import Process, Target
+
+RATE_HZ: Final = 100
+SEGMENT_S: Final = 10.0
+OVERLAP_S: Final = 0.5  # a recorder's start took up to a second on a saturated host
+TICK_HZ: Final = 10.0
+STALL_S: Final = 0.25  # without a timeslice for so long, a recorder has missed ticks
+STOP_TIMEOUT_S: Final = 5.0
+MAX_RESTARTS: Final = 5
+NICE: Final = 10
+
+_SUMMARY = re.compile(r"Samples: (\d+) Errors: (\d+)")
+
+
+@dataclass(slots=True)
+class _Recording:
+    """One recorder at work on one process."""
+
+    process: Process
+    child: Child
+    path: Path
+    log: Path
+    rate_hz: int
+    timeslices: int = 0
+    progress_ns: int = 0
+    until_s: float | None = None  # when a successor is there: stop it then
+
+
+@dataclass(slots=True)
+class _Account:
+    """What became of all recorders of one process."""
+
+    sample_count: int = 0
+    error_count: int = 0
+    restart_count: int = 0
+    cpu_seconds: float = 0.0
+    largest_gap_ns: int = 0
+    rates_hz: set[int] = field(default_factory=set)
+
+
+class PySpyProbe:
+    """Keeps one py-spy recorder running on each Python process of the tree."""
+
+    name = "pyspy"
+
+    def __init__(self, rate_hz: int = RATE_HZ) -> None:
+        self.rate_hz = rate_hz
+        self._program = find_pyspy()
+        self._governor: Governor
+        self._pacer = Pacer(self.name, TICK_HZ, self._tick)
+        self._current: dict[int, _Recording] = {}
+        self._leaving: list[_Recording] = []
+        self._accounts: dict[int, _Account] = {}
+        self._context: Context
+        self._is_over = False
+
+    def check(self, target: Target) -> Capability:
+        """Unavailable without the py-spy program; degraded across PID namespaces."""
+        if self._program is None:
+            return Capability(
+                self.name, Level.UNAVAILABLE, "the py-spy program is not installed",
+                f"{sys.executable} -m pip install py-spy",
+            )  # fmt: skip
+        own = target.procfs.pid_namespace()
+        theirs = target.procfs.pid_namespace(target.root_pid)
+        if own and theirs and own != theirs:
+            return Capability(
+                self.name, Level.DEGRADED,
+                "the target is in another PID namespace: thread ids are translated",
+                "for native frames, run cputax inside the container",
+            )  # fmt: skip
+        return Capability(self.name, Level.WORKS)
+
+    def start(self, context: Context) -> None:
+        """Start a recorder per Python process.
+
+        Raises:
+            KeeperGone: the keeper has died.
+        """
+        self._context = context
+        self._governor = Governor(self.rate_hz, context.target.procfs)
+        (context.recorder.directory / "raw" / "pyspy").mkdir(exist_ok=True)
+        for process in context.target.python_processes:
+            self._accounts[process.pid] = _Account()
+            self._current[process.pid] = self._spawn(process)
+        self._pacer.start()
+
+    def add(self, process: Process) -> None:
+        """Start a recorder on a process that appeared; the next tick does it."""
+        if process.is_python and process.pid not in self._accounts:
+            self._accounts[process.pid] = _Account()
+
+    def stop(self) -> ProbeRecord:
+        """Stop all recorders and wait for their files."""
+        self._is_over = True
+        self._pacer.stop()
+        recordings = [*self._current.values(), *self._leaving]
+        for recording in recordings:
+            _ask_to_stop(self._context, recording)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        for recording in recordings:
+            recording.child.exited.wait(max(0.0, deadline_s - time.monotonic()))
+            self._settle(recording, is_expected=True)
+        return self._record()
+
+    def _spawn(self, process: Process) -> _Recording:
+        directory = self._context.recorder.directory / "raw" / "pyspy"
+        rate_hz = self._governor.rate_hz
+        now_ns = time.monotonic_ns()
+        path = directory / segment_name(process.pid, now_ns, rate_hz)
+        log = path.with_suffix(".log")
+        # -d counts ticks of the requested rate, not seconds: a bound, not a schedule.
+        bound_s = int(SEGMENT_S * 4)
+        with log.open("wb") as output:
+            child = self._context.keeper.spawn(
+                [str(self._program), "record", "--format", "chrometrace", "--nonblocking",
+                 "--idle", "--threads", "--full-filenames", "--rate", str(rate_hz),
+                 "--duration", str(bound_s), "--pid", str(process.pid), "--output", str(path)],
+                stdout=output.fileno(), stderr=output.fileno(), max_seconds=bound_s * 2,
+                stop_signal=signal.SIGINT, nice=NICE, is_batch=True, env={"RUST_BACKTRACE": "0"},
+            )  # fmt: skip
+        self._accounts[process.pid].rates_hz.add(rate_hz)
+        return _Recording(process, child, path, log, rate_hz, progress_ns=now_ns)
+
+    def _tick(self, now_ns: int) -> None:
+        self._governor.look(now_ns)
+        try:
+            for pid in list(self._accounts):
+                self._follow(pid, now_ns)
+        except KeeperGone as error:
+            if not self._is_over:
+                self._is_over = True
+                self._context.recorder.gap(self.name, now_ns, now_ns, error.message)
+        for recording in list(self._leaving):
+            if not recording.child.is_alive:
+                self._leaving.remove(recording)
+                self._settle(recording, is_expected=True)
+            elif recording.until_s is not None and now_ns / 1e9 >= recording.until_s:
+                _ask_to_stop(self._context, recording)
+                recording.until_s = None
+
+    def _follow(self, pid: int, now_ns: int) -> None:
+        """Look after one process's recorder: rotate it, restart it, note its stalls."""
+        if self._is_over:
+            return
+        recording = self._current.get(pid)
+        process = self._context.target.processes[pid]
+        if recording is None:
+            account = self._accounts[pid]
+            if account.restart_count <= MAX_RESTARTS and self._context.target.is_alive(process):
+                self._current[pid] = self._spawn(process)
+            return
+        if not recording.child.is_alive:
+            del self._current[pid]
+            self._settle(recording, is_expected=False)
+            return
+        self._watch(recording, now_ns)
+        age_s = (now_ns - recording.child.spawn_ns) / 1e9
+        if age_s >= SEGMENT_S or recording.rate_hz > self._governor.rate_hz:
+            self._current[pid] = self._spawn(process)
+            recording.until_s = now_ns / 1e9 + OVERLAP_S
+            self._leaving.append(recording)
+
+    def _watch(self, recording: _Recording, now_ns: int) -> None:
+        """A recorder that got no timeslice saw nothing: that is a gap, whatever its file says."""
+        procfs = self._context.target.procfs
+        child_pid = recording.child.pid
+        try:
+            timeslices = sum(procfs.schedstat(child_pid, t)[2] for t in procfs.tids(child_pid))
+        except OSError:
+            return
+        stalled_ns = now_ns - recording.progress_ns
+        if timeslices != recording.timeslices:
+            if stalled_ns > STALL_S * 1e9:
+                pid = recording.process.pid
+                account = self._accounts[pid]
+                account.largest_gap_ns = max(account.largest_gap_ns, stalled_ns)
+                self._context.recorder.gap(
+                    self.name, recording.progress_ns, now_ns, "the recorder got no CPU",
+                    track=self._context.tracks[pid],
+                )  # fmt: skip
+            recording.timeslices, recording.progress_ns = timeslices, now_ns
+
+    def _settle(self, recording: _Recording, *, is_expected: bool) -> None:
+        """Add an ended recorder to its process's account; a loss becomes a gap."""
+        account = self._accounts[recording.process.pid]
+        account.cpu_seconds += recording.child.cpu_seconds
+        output = recording.log.read_text("utf-8", "replace")
+        summary = _SUMMARY.search(output)
+        if summary:
+            account.sample_count += int(summary[1])
+            account.error_count += int(summary[2])
+        if recording.path.exists() or not self._context.target.is_alive(recording.process):
+            return
+        account.restart_count += not is_expected
+        end_ns = recording.child.exit_ns or time.monotonic_ns()
+        said = next((line for line in output.splitlines() if line.strip()), "nothing")
+        self._context.recorder.gap(
+            self.name, recording.child.spawn_ns, end_ns,
+            f"py-spy ended with {recording.child.exit_code} and no file; it said: {said[:200]}",
+            track=self._context.tracks[recording.process.pid],
+        )  # fmt: skip
+
+    def _record(self) -> ProbeRecord:
+        record = Capability(self.name, Level.WORKS).record(float(self.rate_hz))
+        accounts = self._accounts.values()
+        record.cpu_seconds = sum(account.cpu_seconds for account in accounts)
+        record.largest_gap_ns = max((account.largest_gap_ns for account in accounts), default=0)
+        detail: dict[str, Any] = {
+            str(pid): {
+                "sample_count": account.sample_count,
+                "error_count": account.error_count,
+                "restart_count": account.restart_count,
+                "rates_hz": sorted(account.rates_hz),
+            }
+            for pid, account in self._accounts.items()
+        }
+        record.detail["processes"] = detail
+        failed = [pid for pid, account in self._accounts.items() if account.restart_count]
+        if failed or self._context.keeper.is_gone:
+            record.level = Level.DEGRADED.value
+            record.reason = f"recorders ended early on {', '.join(map(str, failed)) or 'all'}"
+            record.remedy = "see the gaps; was py-spy killed, or the disk full?"
+        return record
+
+
+def find_pyspy() -> Path | None:
+    """Return the py-spy program: the one installed beside this Python first, else from PATH."""
+    beside = Path(sys.executable).with_name("py-spy")
+    if os.access(beside, os.X_OK):
+        return beside
+    found = shutil.which("py-spy")
+    return Path(found) if found else None
+
+
+def _ask_to_stop(context: Context, recording: _Recording) -> None:
+    try:
+        context.keeper.stop(recording.child)
+    except KeeperGone:
+        recording.child.exited.set()

@@ -1,0 +1,113 @@
+"""``cputax attach``: record a running server by PID, or start one and record it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from collectors.errors import CputaxError
+from probes.base import Level
+from probes.target import Target, find_target
+from profiler.cli import show_error
+from profiler.launch import launch
+from profiler.options import Duration, Pid
+from profiler.probe_set import GIL_HZ, PROBE_NAMES, STACK_HZ, Rates, make_probes
+from profiler.recording import record
+from profiler.render.console import console, safe
+from profiler.session import Session
+
+
+@click.command(
+    epilog="Examples: cputax attach 1234 -d 30s · cputax attach -d 1m -- vllm serve MODEL"
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[PID | -- COMMAND...]")
+@click.option("-p", "--pid", type=Pid(), help="The process; any PID of the server will do.")
+@click.option(
+    "-d", "--duration", type=Duration(), default="30s", show_default=True,
+    help="How long to record.",
+)  # fmt: skip
+@click.option("--until-exit", is_flag=True, help="Record until Ctrl-C or the target exits.")
+@click.option(
+    "-r", "--rate", "stack_hz", type=click.IntRange(1, 1000), default=STACK_HZ,
+    show_default=True, help="Stack samples per second; less when the host has no CPU to spare.",
+)  # fmt: skip
+@click.option(
+    "--gil-rate", "gil_hz", type=click.FloatRange(1, 10_000), default=GIL_HZ,
+    show_default=True, help="Looks at each GIL per second.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The capture directory.")
+@click.option(
+    "--probe", "only", multiple=True, type=click.Choice(PROBE_NAMES), help="Use only this probe."
+)
+@click.option(
+    "--no-probe", "without", multiple=True, type=click.Choice(PROBE_NAMES),
+    help="Leave this probe out.",
+)  # fmt: skip
+@click.option("--metrics-url", help="Base URL of /metrics, when it is not found by itself.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def command(
+    words: tuple[str, ...], pid: int | None, duration: float, until_exit: bool, stack_hz: int,
+    gil_hz: float, output: Path | None, only: tuple[str, ...], without: tuple[str, ...],
+    metrics_url: str | None, quiet: bool,
+) -> int:  # fmt: skip
+    """Record a running server without touching it, then show the findings.
+
+    Attach by PID, any of the server's; or give a command after -- to start one, record it, and
+    stop it at the end. Ctrl-C ends the recording early and keeps it.
+    """
+    if pid is None and len(words) == 1 and words[0].isdecimal():
+        pid = Pid().convert(words[0], None, None)
+        words = ()
+    if (pid is None) == (not words):
+        raise click.UsageError("give one PID (cputax ps lists them), or -- and a command to start")
+    names = [name for name in only or PROBE_NAMES if name not in without]
+    if not names:
+        raise click.UsageError("no probe is left to record with")
+    probes = make_probes(names, Rates(stack_hz, gil_hz), metrics_url)
+    duration_s = None if until_exit else duration
+    out = console(to_stderr=True)
+    if words:
+        with launch(words, out) as target:
+            return _record(Session(target, output or _default(target), probes), duration_s, quiet)
+    assert pid is not None
+    target = find_target(pid)
+    return _record(Session(target, output or _default(target), probes), duration_s, quiet)
+
+
+def _record(session: Session, duration_s: float | None, quiet: bool) -> int:
+    out = console(to_stderr=True)
+    for capability in session.capabilities.values():
+        if capability.level is not Level.WORKS and not quiet:
+            reason = safe(capability.reason or "")
+            out.print(f"[yellow]{capability.probe} {capability.level}[/]: {reason}")
+            if capability.remedy:
+                out.print(f"  try: {safe(capability.remedy)}")
+    problem = record(session, duration_s, None if quiet else out)
+    if not quiet:
+        _show_findings(session.directory)
+    if problem is not None:
+        show_error(problem)
+        return problem.exit_code
+    return 0
+
+
+def _show_findings(directory: Path) -> None:
+    from analyzers.analysis import analyze
+
+    from collectors import open_capture
+    from profiler.render.terminal import print_findings
+
+    try:
+        print_findings(analyze(open_capture(directory)).to_json(), limit=3)
+    except CputaxError as error:
+        show_error(error)
+        return
+    click.echo(f"\ncapture: {directory}\neverything: cputax analyze {directory}")
+
+
+def _default(target: Target) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path(os.curdir) / f"cputax-{target.root_pid}-{stamp}.capture"

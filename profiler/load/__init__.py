@@ -1,0 +1,1 @@
+"""Load for OpenAI-compatible servers: prompts and a small client."""

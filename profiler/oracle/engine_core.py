@@ -1,0 +1,154 @@
+"""The EngineCore role: takes requests in, runs steps, hands tokens out; three threads as in vLLM.
+
+Started by the API server: ``python -m profiler.oracle.engine_core``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import socket
+import threading
+from typing import Any
+
+from profiler.oracle.block_pool import hash_blocks
+from profiler.oracle.frames import (
+    Channel,
+    ChannelClosed,
+    Frame,
+    send_frame,
+    tokens_from_bytes,
+)
+from profiler.oracle.lifetime import become_child, end_child, spawn
+from profiler.oracle.scheduler import Chunk, EngineRequest, Scheduler
+from profiler.oracle.truth.control import start_control
+from profiler.oracle.truth.history import History
+from profiler.oracle.truth.ledger import own_the_gil
+from profiler.oracle.truth.timed import TimedSocket, drain, time_sockets, wait_item
+
+Inbox = queue.SimpleQueue[EngineRequest | int]  # a number aborts the request with that id
+Outbox = queue.SimpleQueue[dict[str, Any]]
+
+
+def receive_requests(requests: Channel, inbox: Inbox) -> None:
+    """The input thread: decode requests and hash their blocks, away from the step loop."""
+    try:
+        while True:
+            for frame in requests.wait_frames():
+                inbox.put(_decode(frame))
+    except ChannelClosed:
+        os._exit(0)  # the API server is gone; the worker follows when its channel closes
+
+
+def _decode(frame: Frame) -> EngineRequest | int:
+    if "abort" in frame.header:
+        return int(frame.header["abort"])
+    prompt = tokens_from_bytes(frame.payload)
+    return EngineRequest(
+        frame.header["id"], prompt, hash_blocks(prompt), frame.header["max_tokens"]
+    )
+
+
+def send_outputs(outputs: Channel, outbox: Outbox) -> None:
+    """The output thread: serialise and send, away from the step loop."""
+    try:
+        while True:
+            send_frame(outputs, wait_item(outbox))
+    except ChannelClosed:
+        os._exit(0)
+
+
+def run_steps(scheduler: Scheduler, inbox: Inbox, outbox: Outbox, steps: Channel) -> None:
+    """The main thread: one scheduling step after another, waiting when there is no work.
+
+    ``steps`` carries frames both ways. Raises `ChannelClosed` when the worker is gone.
+    """
+    finished_ids: list[int] = []
+    while True:
+        arrived = drain(inbox)
+        if not arrived and not scheduler.has_work:
+            arrived = [wait_item(inbox)]
+        for item in arrived:
+            if isinstance(item, int):
+                scheduler.abort(item)
+                finished_ids.append(item)
+            else:
+                scheduler.add(item)
+        chunks = scheduler.schedule()
+        if not chunks:
+            continue
+        send_frame(steps, *_step_message(chunks, finished_ids))
+        (reply,) = steps.wait_frames()
+        outputs = scheduler.update(chunks, reply.header["tokens"])
+        finished_ids = [output["id"] for output in outputs if output["finished"]]
+        if outputs:
+            outbox.put({"outputs": outputs, "stats": scheduler.stats()})
+
+
+def _step_message(chunks: list[Chunk], finished_ids: list[int]) -> tuple[dict[str, Any], bytes]:
+    """What the worker needs: chunks in order, and the prompts it has not seen yet."""
+    header = {
+        "chunks": [
+            [chunk.request.request_id, chunk.start, chunk.token_count, int(chunk.samples)]
+            for chunk in chunks
+        ],
+        "new": [
+            [chunk.request.request_id, len(chunk.request.prompt)]
+            for chunk in chunks
+            if chunk.is_new
+        ],
+        "finished": finished_ids,
+    }
+    payload = b"".join(chunk.request.prompt.tobytes() for chunk in chunks if chunk.is_new)
+    return header, payload
+
+
+def main() -> None:
+    """Run until the API server closes its channel."""
+    parser = argparse.ArgumentParser(description="The oracle's EngineCore")
+    for name in ("parent", "requests-fd", "outputs-fd", "control-fd", "worker-control-fd"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--deadline-ns", type=int, required=True)
+    options = parser.parse_args()
+    become_child(options.parent)
+    time_sockets()
+    own_the_gil()
+
+    steps, worker_steps = socket.socketpair()
+    worker = spawn(
+        "profiler.oracle.worker",
+        [
+            f"--steps-fd={worker_steps.fileno()}",
+            f"--control-fd={options.worker_control_fd}",
+            f"--deadline-ns={options.deadline_ns}",
+        ],
+        [worker_steps.fileno(), options.worker_control_fd],
+    )
+    worker_steps.close()
+    os.close(options.worker_control_fd)
+    channel = Channel(steps)
+    (ready,) = channel.wait_frames()
+
+    requests = Channel(TimedSocket(fileno=options.requests_fd))
+    outputs = Channel(TimedSocket(fileno=options.outputs_fd))
+    control = TimedSocket(fileno=options.control_fd)
+    start_control(History("engine_core"), control, options.deadline_ns)
+    inbox: Inbox = queue.SimpleQueue()
+    outbox: Outbox = queue.SimpleQueue()
+    for name, target, channel_of_thread, items in (
+        ("input", receive_requests, requests, inbox),
+        ("output", send_outputs, outputs, outbox),
+    ):
+        threading.Thread(
+            target=target, args=(channel_of_thread, items), name=name, daemon=True
+        ).start()
+    outbox.put({"ready": {"engine_core": os.getpid(), "worker": ready.header["pid"]}})
+    try:
+        run_steps(Scheduler(), inbox, outbox, channel)
+    except ChannelClosed:
+        end_child(worker)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Numpy in place of a model: real arrays, real matrix products, an honest wait for a "device"."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from profiler.oracle.model_card import VOCABULARY
+from profiler.oracle.stages import Stage
+from profiler.oracle.truth.ledger import released, staged
+
+Floats = npt.NDArray[np.float32]
+
+HIDDEN: Final = 48
+LAYERS: Final = 2
+
+# Sampling looks at the first ids only: the model babbles common tokens at a low price.
+SAMPLED_VOCABULARY: Final = 2_000
+STEP_TOKENS_MAX: Final = 8192
+
+# The pretended device: a step takes this long, whatever the CPU does beside it.
+DEVICE_BASE_NS: Final = 8_000_000
+DEVICE_TOKEN_NS: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """A step as the model sees it; ``last_rows`` are the rows to sample from."""
+
+    token_ids: npt.NDArray[np.uint32]
+    last_rows: list[int]
+
+
+@dataclass(slots=True)
+class Sequences:
+    """The prompts and sampled tokens of the running requests, by request id."""
+
+    tokens: dict[int, npt.NDArray[np.uint32]] = field(default_factory=dict)
+    last_token: dict[int, int] = field(default_factory=dict)
+
+
+@staged(Stage.PREPARE_INPUTS)
+def prepare_inputs(sequences: Sequences, header: dict[str, Any], payload: bytes) -> StepInputs:
+    """Take in new prompts, drop finished requests, and lay the step's tokens in one row.
+
+    ``header`` and ``payload`` are the step message of the EngineCore.
+    """
+    for request_id in header["finished"]:
+        sequences.tokens.pop(request_id, None)
+        sequences.last_token.pop(request_id, None)
+    offset = 0
+    for request_id, token_count in header["new"]:
+        sequences.tokens[request_id] = np.frombuffer(payload, np.uint32, token_count, offset)
+        offset += 4 * token_count
+    parts: list[npt.NDArray[np.uint32]] = []
+    last_rows = []
+    row = 0
+    for request_id, start, token_count, samples in header["chunks"]:
+        prompt = sequences.tokens[request_id]
+        if start < len(prompt):
+            parts.append(prompt[start : start + token_count])
+        else:
+            parts.append(np.array([sequences.last_token[request_id]], np.uint32))
+        row += token_count
+        if samples:
+            last_rows.append(row - 1)
+    return StepInputs(np.concatenate(parts), last_rows)
+
+
+class Model:
+    """Random weights, fixed by their seed; buffers are made once."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(seed=1)
+        self._embedding = random.standard_normal((VOCABULARY, HIDDEN), np.float32)
+        scale = np.float32(HIDDEN**-0.5)
+        self._layers = random.standard_normal((LAYERS, HIDDEN, HIDDEN), np.float32) * scale
+        self._head = random.standard_normal((HIDDEN, SAMPLED_VOCABULARY), np.float32)
+        self._states = np.zeros((2, STEP_TOKENS_MAX, HIDDEN), np.float32)
+
+    @staged(Stage.MODEL_FORWARD)
+    def forward(self, inputs: StepInputs) -> Floats:
+        """Hidden states of the rows to sample from, shape (len(last_rows), HIDDEN)."""
+        row_count = len(inputs.token_ids)
+        states, spare = self._states[0, :row_count], self._states[1, :row_count]
+        released(np.take, self._embedding, inputs.token_ids, axis=0, out=states, mode="clip")
+        for weights in self._layers:
+            released(np.matmul, states, weights, out=spare)
+            released(np.tanh, spare, out=states)
+        return states[inputs.last_rows]
+
+    @staged(Stage.SAMPLING)
+    def sample(self, states: Floats) -> list[int]:
+        """The likeliest token of each row."""
+        if not len(states):
+            return []
+        logits = released(np.matmul, states, self._head)
+        best: list[int] = released(np.argmax, logits, axis=1).tolist()
+        return best
+
+
+@staged(Stage.DEVICE_WAIT)
+def wait_for_device(started_ns: int, token_count: int) -> None:
+    """Wait until a device that began at ``started_ns`` would be done with the step."""
+    done_ns = started_ns + DEVICE_BASE_NS + DEVICE_TOKEN_NS * token_count
+    left_ns = done_ns - time.monotonic_ns()
+    if left_ns > 0:
+        released(time.sleep, left_ns / 1e9)

@@ -1,0 +1,1 @@
+"""What a process of the oracle knows about itself: ledgers, their history, and who may ask."""

@@ -1,0 +1,53 @@
+"""The Worker role: one thread that computes steps. ``python -m profiler.oracle.worker``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+from profiler.oracle.frames import Channel, ChannelClosed, send_frame
+from profiler.oracle.lifetime import become_child
+from profiler.oracle.model import Model, Sequences, prepare_inputs, wait_for_device
+from profiler.oracle.truth.control import start_control
+from profiler.oracle.truth.history import History
+from profiler.oracle.truth.ledger import own_the_gil
+from profiler.oracle.truth.timed import TimedSocket, time_sockets
+
+
+def run_worker(steps: Channel) -> None:
+    """Compute every step that arrives. Raises `ChannelClosed` when the EngineCore is gone."""
+    model = Model()
+    sequences = Sequences()
+    send_frame(steps, {"pid": os.getpid()})
+    while True:
+        for frame in steps.wait_frames():
+            started_ns = time.monotonic_ns()
+            inputs = prepare_inputs(sequences, frame.header, frame.payload)
+            tokens = model.sample(model.forward(inputs))
+            wait_for_device(started_ns, len(inputs.token_ids))
+            sampled = iter(tokens)
+            for request_id, _, _, samples in frame.header["chunks"]:
+                if samples:
+                    sequences.last_token[request_id] = next(sampled)
+            send_frame(steps, {"tokens": tokens})
+
+
+def main() -> None:
+    """Run until the EngineCore closes its channel."""
+    parser = argparse.ArgumentParser(description="The oracle's Worker")
+    for name in ("parent", "steps-fd", "control-fd", "deadline-ns"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    become_child(options.parent)
+    time_sockets()
+    own_the_gil()
+    start_control(History("worker"), TimedSocket(fileno=options.control_fd), options.deadline_ns)
+    try:
+        run_worker(Channel(TimedSocket(fileno=options.steps_fd)))
+    except ChannelClosed:
+        return
+
+
+if __name__ == "__main__":
+    main()

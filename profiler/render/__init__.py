@@ -1,0 +1,1 @@
+"""From findings and timelines to what people see."""
