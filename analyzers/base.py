@@ -32,7 +32,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Analyzer:
-    """``name`` is the slug of the abstention; ``sections`` is what its document parts are empty as."""
+    """``name`` is the slug under which it abstains."""
 
     name: str
     tables: tuple[str, ...]

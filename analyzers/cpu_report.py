@@ -159,7 +159,7 @@ def _unknown_leaves(timeline: Timeline, threads: Sequence[ThreadCpu]) -> list[di
             per_stack[stack] = per_stack.get(stack, 0) + length
     leaves: dict[tuple[str, str], int] = {}
     for stack, length in per_stack.items():
-        frame = stages.leaf(stack)
+        frame = stages.leaves.get(stack, ("", ""))
         leaves[frame] = leaves.get(frame, 0) + length
     largest = sorted(leaves.items(), key=lambda item: -item[1])[:UNKNOWN_SHOWN_COUNT]
     return [
@@ -173,7 +173,7 @@ def _findings(cpu: CpuTime) -> list[Finding]:
     if not total_ns:
         return []
     findings = []
-    spin = [
+    spin: list[dict[str, Any]] = [
         {
             "pid": one.thread.process.pid,
             "role": one.thread.process.role,

@@ -55,10 +55,7 @@ class ThreadCpu:
 
     def stage_ns_between(self, stages: frozenset[str], start_ns: int, end_ns: int) -> float:
         """Return the CPU time of these stages in a window; look intervals are cut in proportion."""
-        edges = self.counters.edges
-        widths = np.diff(edges)
-        inside = np.minimum(edges[1:], end_ns) - np.maximum(edges[:-1], start_ns)
-        shares = np.clip(inside, 0, None) / np.maximum(widths, 1)
+        shares = self.counters.shares_of(start_ns, end_ns)
         return sum(float((self.cells[stage] * shares).sum()) for stage in stages & set(self.cells))
 
 

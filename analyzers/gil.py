@@ -17,7 +17,7 @@ from analyzers.base import Analyzer, Outcome
 from analyzers.findings import Finding, Quantity, Rank, abstention
 from analyzers.stages import IDLE, classify
 from analyzers.statistics import look_weights, ratio_interval
-from analyzers.timeline import Process, Thread, Timeline, by_track, column, runs_by_thread
+from analyzers.timeline import Process, Thread, Timeline, column, rows_by, runs_by_thread
 
 # Below this share of time with somebody waiting nobody has to be told.
 NOTABLE_RATIO: Final = 0.05
@@ -63,7 +63,7 @@ def measure_gil(timeline: Timeline) -> list[ProcessGil]:
     """Return the GIL of every process that was looked at more than once."""
     table = timeline.capture.table("gil")
     found = []
-    for track, rows in by_track(table).items():
+    for track, rows in rows_by(table, "track").items():
         process = timeline.processes.get(track)
         if process is not None and len(rows) > 1:
             found.append(_process(timeline, process, table.take(pa.array(rows))))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyzers.intervals import Times
-from analyzers.timeline import Timeline, by_track, column
+from analyzers.timeline import Timeline, column, rows_by
 
 # The kernel books run time of a running thread with a delay of up to a tick: 10 ms was seen.
 # Differences over less than twice that are noise.
@@ -38,12 +38,22 @@ class Counters:
         """From the process's first look to its last."""
         return int(self.edges[-1] - self.edges[0])
 
+    def shares_of(self, start_ns: int, end_ns: int) -> NDArray[np.float64]:
+        """Return how much of each interval lies in a window, as a ratio."""
+        low, high = np.maximum(self.edges[:-1], start_ns), np.minimum(self.edges[1:], end_ns)
+        shares: NDArray[np.float64] = np.clip(high - low, 0, None) / np.diff(self.edges)
+        return shares
+
+    def wait_ns_between(self, start_ns: int, end_ns: int) -> float:
+        """Return the wait in a window; intervals are cut in proportion."""
+        return float((self.wait_ns * self.shares_of(start_ns, end_ns)).sum())
+
 
 def counters_by_thread(timeline: Timeline) -> dict[int, Counters]:
     """Return the counters of each thread by its track; a thread looked at once is left out."""
     table = timeline.capture.table("thread_counters")
     rows_of = {
-        track: rows for track, rows in by_track(table).items() if track in timeline.threads
+        track: rows for track, rows in rows_by(table, "track").items() if track in timeline.threads
     }
     time = column(table, "time_ns")
     run, wait = column(table, "run_ns"), column(table, "wait_ns")

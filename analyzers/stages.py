@@ -164,6 +164,7 @@ class StackStages:
 
     map: StageMap
     codes: dict[str, NDArray[np.int16]]  # role -> stage code by stack id
+    leaves: dict[int, tuple[str, str]]  # stack id -> function and file of its leaf
 
     def stage(self, role: str, stack: NDArray[np.int32]) -> NDArray[np.int16]:
         """Return the stage codes of stacks; one that the tables do not hold is unknown."""
@@ -187,7 +188,11 @@ def classify(timeline: Timeline) -> StackStages:
     rules = load_rules(capture.manifest.target.kind)
     stage_map = StageMap(rules, has_qualified_names=has_qualified_names)
     roles = {process.role for process in timeline.processes.values()}
-    return StackStages(stage_map, {role: _codes(timeline, stage_map, frames, role) for role in roles})
+    stacks = capture.table("stacks")
+    pairs = zip(stacks["stack"].to_pylist(), stacks["frame"].to_pylist(), strict=True)
+    leaves = {stack: frames[frame] for stack, frame in pairs if frame in frames}
+    codes = {role: _codes(timeline, stage_map, frames, role) for role in roles}
+    return StackStages(stage_map, codes, leaves)
 
 
 def _codes(
@@ -203,8 +208,8 @@ def _codes(
     strict = [-1] * size
     fallback = [-1] * size
     codes = np.zeros(size, np.int16)
-    parents = column(stacks, "parent", np.int32).tolist()
-    for stack, parent, frame in zip(ids.tolist(), parents, stacks["frame"].to_pylist(), strict=True):
+    columns = (stacks[name].to_pylist() for name in ("stack", "parent", "frame"))
+    for stack, parent, frame in zip(*columns, strict=True):
         as_leaf, inside, last_resort = decisions.get(frame, undecided)
         # Interning gives a parent before its children; a file that says otherwise has no caller.
         has_caller = 0 <= parent < stack

@@ -39,7 +39,7 @@ def wilson(ratio: float, count: float) -> tuple[float, float]:
 
     E. B. Wilson, "Probable inference", J. Am. Stat. Assoc. 22 (1927), 209-212.
     """
-    if count <= 0:
+    if count < 1:
         return 0.0, 1.0
     scale = 1 + Z95**2 / count
     centre = (ratio + Z95**2 / (2 * count)) / scale
@@ -64,13 +64,12 @@ def ratio_interval(
     block_value = np.bincount(block, weights * values)
     is_seen = block_weight > 0
     block_weight, block_value = block_weight[is_seen], block_value[is_seen]
-    block_count = len(block_weight)
-    spread = ratio * (1 - ratio)
-    # The variance of a ratio of sums (a ratio estimator over blocks).
+    # The variance of a ratio of sums over blocks, and how many independent looks would scatter as
+    # much. Where nothing ever changed, looks count as one per block.
     residual = block_value - ratio * block_weight
-    variance = float((residual**2).sum()) / total**2
-    if block_count > 1:
-        variance *= block_count / (block_count - 1)
-    effective = spread / variance if variance > 0 and spread > 0 else float(block_count)
-    low, high = wilson(ratio, min(effective, float(len(times))))
-    return ratio, low, high
+    block_count, spread = len(block_weight), ratio * (1 - ratio)
+    if block_count < 2 or spread <= 0:
+        return ratio, *wilson(ratio, block_count)
+    variance = float((residual**2).sum()) / total**2 * block_count / (block_count - 1)
+    effective = spread / variance if variance > 0 else float(len(times))
+    return ratio, *wilson(ratio, min(effective, float(len(times))))

@@ -77,23 +77,20 @@ class Timeline:
         own = [thread for thread in self.threads.values() if thread.process is process]
         return sorted(own, key=lambda thread: thread.tid)
 
-    def gaps_of(self, probe: str) -> list[dict[str, Any]]:
-        """Return the rows of ``gaps`` that this probe left."""
-        rows = cast(list[dict[str, Any]], self.capture.table("gaps").to_pylist())
-        return [row for row in rows if row["probe"] == probe]
-
 
 def column(table: pa.Table, name: str, kind: type[np.generic] = np.int64) -> NDArray[Any]:
     """Return a column without nulls as a numpy array."""
     return np.asarray(table[name].to_numpy(), dtype=kind)
 
 
-def by_track(table: pa.Table) -> dict[int, NDArray[np.int64]]:
-    """Return for each track of a table with ``track`` and ``time_ns`` its row numbers by time."""
-    track = column(table, "track", np.int32)
-    order = np.lexsort((column(table, "time_ns"), track))
-    tracks, first = np.unique(track[order], return_index=True)
-    return dict(zip(tracks.tolist(), np.split(order, first[1:]), strict=True)) if len(track) else {}
+def rows_by(table: pa.Table, key: str) -> dict[int, NDArray[np.int64]]:
+    """Return for each value of an integer column its row numbers, in order of ``time_ns``."""
+    if not table.num_rows:
+        return {}
+    keys = column(table, key)
+    order = np.lexsort((column(table, "time_ns"), keys))
+    found, first = np.unique(keys[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(order, first[1:]), strict=True))
 
 
 def runs_by_thread(timeline: Timeline) -> dict[int, Runs]:
@@ -104,6 +101,6 @@ def runs_by_thread(timeline: Timeline) -> dict[int, Runs]:
     stack = column(samples, "stack", np.int32)
     return {
         track: Runs(start[rows], end[rows], stack[rows])
-        for track, rows in by_track(samples).items()
+        for track, rows in rows_by(samples, "track").items()
         if track in timeline.threads
     }

@@ -149,9 +149,7 @@ def _place(
         latest_ns = max(spawn_ns, written_ns - segment.end_ns)
         origin_ns = min(spawn_ns + TYPICAL_START_NS, latest_ns)
         clock_error_ns = max(origin_ns - spawn_ns, latest_ns - origin_ns)
-        placed.setdefault(pid, []).append(
-            _Placed(origin_ns, clock_error_ns, segment)
-        )
+        placed.setdefault(pid, []).append(_Placed(origin_ns, clock_error_ns, segment))
     for segments in placed.values():
         segments.sort(key=lambda one: one.origin_ns)
     return placed
@@ -169,9 +167,7 @@ def _complete_record(record: ProbeRecord, placed: dict[int, list[_Placed]]) -> N
     rates_hz = []
     for pid, segments in placed.items():
         sampled = record.detail.get("processes", {}).get(str(pid))
-        thread_ns = sum(
-            (one.end_ns - one.start_ns) * len(one.segment.threads) for one in segments
-        )
+        thread_ns = sum((one.end_ns - one.start_ns) * len(one.segment.threads) for one in segments)
         if sampled and thread_ns:
             sampled["achieved_hz"] = sampled["sample_count"] * 1e9 / thread_ns
             rates_hz.append(sampled["achieved_hz"])

@@ -1,53 +1,74 @@
-"""The governor: how fast stacks may be sampled, given what the host has to spare.
+"""The governor: how fast stacks may be sampled, given what a sample costs and what is to spare.
 
-On a saturated host each sample is paid for by the server. Time of niced tasks counts as spare: the
-recorders are niced, so that is mostly they.
+On a saturated host each sample is paid for by the server, so the recorders get a budget of CPU
+time: a share of what is idle, and a small floor when nothing is. The rate that the budget buys
+follows from the recorders' own measured cost; a server with many threads costs more per sample.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 from probes.procfs import Procfs
 
-WINDOW_NS: Final = 2_000_000_000  # /proc/stat counts in ticks of 10 ms
-EASE_NS: Final = 10_000_000_000  # how long it must be quiet before the rate goes up again
-FULL_SPARE_RATIO: Final = 0.15
-HALF_SPARE_RATIO: Final = 0.05
+WINDOW_NS: Final = 2_000_000_000
+FIRST_WINDOW_NS: Final = 200_000_000  # /proc/stat counts in ticks of 10 ms
+EASE_NS: Final = 10_000_000_000  # how long there must be room before the rate goes up again
+SPARE_SHARE: Final = 0.25
+FLOOR_SHARE: Final = 0.02  # of all CPUs
+STEPS: Final = (1, 2, 5, 10)  # the rate is the requested one over one of these
 LOWEST_HZ: Final = 10
+# A first guess, until the recorders' own cost is known: a sample of a small process.
+TYPICAL_SAMPLE_NS: Final = 800_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    time_ns: int
+    idle_ns: int
+    recorder_ns: int
 
 
 class Governor:
-    """Steps the rate down within two seconds and up only after ten quiet ones."""
+    """Steps the rate down within two seconds and up only after ten with room for it."""
 
     def __init__(self, requested_hz: int, procfs: Procfs) -> None:
         self.requested_hz = requested_hz
         self.rate_hz = requested_hz
-        self.spare_ratio: float | None = None
         self._procfs = procfs
-        self._looks: deque[tuple[int, int, int]] = deque()
-        self._fitting_ns = 0  # when the rate was last all that the host could bear
+        self._looks: deque[_Look] = deque()
+        self._fitting_ns = 0  # when the rate was last all that the budget could buy
+        self._cpu_count = os.cpu_count() or 1
 
-    def look(self, now_ns: int) -> None:
-        """Read the host's CPU times and settle the rate; call it a few times a second."""
-        spare_ns, all_ns = self._procfs.spare_ns()
-        self._looks.append((now_ns, spare_ns, all_ns))
-        while now_ns - self._looks[0][0] > WINDOW_NS:
+    def look(self, now_ns: int, recorder_ns: int = 0, round_ns: float = TYPICAL_SAMPLE_NS) -> None:
+        """Read the host's CPU times and settle the rate; call it a few times a second.
+
+        Args:
+            now_ns: CLOCK_MONOTONIC.
+            recorder_ns: CPU time that the recorders have used so far.
+            round_ns: what one sample of every process costs them.
+        """
+        idle_ns, _ = self._procfs.idle_ns()
+        self._looks.append(_Look(now_ns, idle_ns, recorder_ns))
+        while now_ns - self._looks[0].time_ns > WINDOW_NS:
             self._looks.popleft()
-        begin_ns, spare_then_ns, all_then_ns = self._looks[0]
-        if now_ns - begin_ns < WINDOW_NS // 2 or all_ns == all_then_ns:
+        first = self._looks[0]
+        window_ns = now_ns - first.time_ns
+        if window_ns < FIRST_WINDOW_NS:
             return
-        self.spare_ratio = (spare_ns - spare_then_ns) / (all_ns - all_then_ns)
-        wanted_hz = self._rate_for(self.spare_ratio)
+        # What the recorders use now is theirs to use again.
+        spare_ns = idle_ns - first.idle_ns + recorder_ns - first.recorder_ns
+        budget_ns = max(SPARE_SHARE * spare_ns, FLOOR_SHARE * self._cpu_count * window_ns)
+        wanted_hz = self._step_below(budget_ns / window_ns * 1e9 / max(1.0, round_ns))
         if wanted_hz <= self.rate_hz:
             self.rate_hz, self._fitting_ns = wanted_hz, now_ns
         elif now_ns - self._fitting_ns > EASE_NS:
             self.rate_hz = wanted_hz
 
-    def _rate_for(self, spare_ratio: float) -> int:
-        if spare_ratio >= FULL_SPARE_RATIO:
-            return self.requested_hz
-        if spare_ratio >= HALF_SPARE_RATIO:
-            return max(LOWEST_HZ, self.requested_hz // 2)
-        return max(LOWEST_HZ, self.requested_hz // 5)
+    def _step_below(self, affordable_hz: float) -> int:
+        steps = (self.requested_hz // step for step in STEPS)
+        lowest_hz = min(self.requested_hz, LOWEST_HZ)
+        return max(lowest_hz, next((hz for hz in steps if hz <= affordable_hz), lowest_hz))

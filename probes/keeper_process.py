@@ -22,7 +22,10 @@ import sys
 import time
 
 SILENCE_S = 3.0
-GRACE_S = 1.0  # between the stop signal and SIGKILL
+# Between the stop signal and SIGKILL: a recorder needs CPU time to write its file, and on a
+# saturated host that takes seconds; once the session is gone, a recorder may not stay.
+GRACE_S = 5.0
+ORPHAN_GRACE_S = 1.0
 TICK_S = 0.25
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MESSAGE_BYTES = 1 << 16
@@ -39,11 +42,12 @@ class Child:
         self.deadline_s = deadline_s
         self.kill_s: float | None = None
 
-    def stop(self, now_s: float) -> None:
+    def stop(self, now_s: float, grace_s: float = GRACE_S) -> None:
         """Ask it to end; `enforce` kills it when it does not."""
         if self.kill_s is None:
-            self.kill_s = now_s + GRACE_S
             os.kill(self.pid, self.stop_signal)
+            self.kill_s = now_s + grace_s
+        self.kill_s = min(self.kill_s, now_s + grace_s)
 
     def enforce(self, now_s: float) -> None:
         """End it when its time is over."""
@@ -82,7 +86,7 @@ class KeeperProcess:
             now_s = time.monotonic()
             if self._is_orphan or now_s - self._heard_s > SILENCE_S:
                 for child in self._children.values():
-                    child.stop(now_s)
+                    child.stop(now_s, ORPHAN_GRACE_S)
             for child in self._children.values():
                 child.enforce(now_s)
 

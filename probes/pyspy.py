@@ -21,7 +21,7 @@ from typing import Any, Final
 from collectors.manifest import ProbeRecord
 from collectors.segments import segment_name
 from probes.base import Capability, Context, Level
-from probes.governor import Governor
+from probes.governor import FIRST_WINDOW_NS, TYPICAL_SAMPLE_NS, Governor
 from probes.keeper import Child, KeeperGone
 from probes.pacer import Pacer
 from probes.target import Process, Target
@@ -29,11 +29,15 @@ from probes.target import Process, Target
 RATE_HZ: Final = 100
 SEGMENT_S: Final = 10.0
 OVERLAP_S: Final = 0.5  # a recorder's start took up to a second on a saturated host
-TICK_HZ: Final = 10.0
-STALL_S: Final = 0.25  # without a timeslice for so long, a recorder has missed ticks
+TICK_HZ: Final = 5.0
+STALL_S: Final = 0.4  # without a timeslice for so long, a recorder has missed ticks
 STOP_TIMEOUT_S: Final = 5.0
 MAX_RESTARTS: Final = 5
-NICE: Final = 10
+TYPICAL_TICKS: Final = 100  # a recorder's start costs as much as many of its ticks
+# No nice value: a niced recorder got no CPU for seconds on a saturated host, and what it then saw
+# was the server at rest. The governor keeps its cost down instead, and SCHED_BATCH keeps it from
+# preempting the server.
+NICE: Final = 0
 
 _SUMMARY = re.compile(r"Samples: (\d+) Errors: (\d+)")
 
@@ -49,6 +53,7 @@ class _Recording:
     rate_hz: int
     timeslices: int = 0
     progress_ns: int = 0
+    run_ns: int = 0
     until_s: float | None = None  # when a successor is there: stop it then
 
 
@@ -79,6 +84,9 @@ class PySpyProbe:
         self._accounts: dict[int, _Account] = {}
         self._context: Context
         self._is_over = False
+        self._run_ns = 0  # CPU time of all recorders, and the ticks they should have made in it
+        self._tick_count = 0.0
+        self._last_tick_ns = 0
 
     def check(self, target: Target) -> Capability:
         """Unavailable without the py-spy program; degraded across PID namespaces."""
@@ -105,6 +113,7 @@ class PySpyProbe:
         """
         self._context = context
         self._governor = Governor(self.rate_hz, context.target.procfs)
+        self._look_first()
         (context.recorder.directory / "raw" / "pyspy").mkdir(exist_ok=True)
         for process in context.target.python_processes:
             self._accounts[process.pid] = _Account()
@@ -148,8 +157,21 @@ class PySpyProbe:
         self._accounts[process.pid].rates_hz.add(rate_hz)
         return _Recording(process, child, path, log, rate_hz, progress_ns=now_ns)
 
+    def _look_first(self) -> None:
+        """Learn how busy the host is before the first recorder starts."""
+        self._governor.look(time.monotonic_ns(), 0, self._round_ns())
+        time.sleep(1.1 * FIRST_WINDOW_NS / 1e9)
+        self._governor.look(time.monotonic_ns(), 0, self._round_ns())
+
+    def _round_ns(self) -> float:
+        """What one sample of every process costs the recorders, measured or typical."""
+        sample_ns = float(TYPICAL_SAMPLE_NS)
+        if self._tick_count >= TYPICAL_TICKS:
+            sample_ns = self._run_ns / self._tick_count
+        return sample_ns * max(1, len(self._accounts))
+
     def _tick(self, now_ns: int) -> None:
-        self._governor.look(now_ns)
+        self._governor.look(now_ns, self._run_ns, self._round_ns())
         try:
             for pid in list(self._accounts):
                 self._follow(pid, now_ns)
@@ -157,6 +179,7 @@ class PySpyProbe:
             if not self._is_over:
                 self._is_over = True
                 self._context.recorder.gap(self.name, now_ns, now_ns, error.message)
+        self._last_tick_ns = now_ns
         for recording in list(self._leaving):
             if not recording.child.is_alive:
                 self._leaving.remove(recording)
@@ -192,9 +215,15 @@ class PySpyProbe:
         procfs = self._context.target.procfs
         child_pid = recording.child.pid
         try:
-            timeslices = sum(procfs.schedstat(child_pid, t)[2] for t in procfs.tids(child_pid))
+            spent = [procfs.schedstat(child_pid, tid) for tid in procfs.tids(child_pid)]
         except OSError:
             return
+        timeslices = sum(count for _, _, count in spent)
+        run_ns = sum(run for run, _, _ in spent)
+        self._run_ns += max(0, run_ns - recording.run_ns)  # a recorder's thread may have ended
+        recording.run_ns = run_ns
+        if self._last_tick_ns:
+            self._tick_count += recording.rate_hz * (now_ns - self._last_tick_ns) / 1e9
         stalled_ns = now_ns - recording.progress_ns
         if timeslices != recording.timeslices:
             if stalled_ns > STALL_S * 1e9:

@@ -8,6 +8,7 @@ https://docs.vllm.ai/en/latest/usage/metrics.html
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -67,6 +68,15 @@ def fetch(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def server_version(url: str) -> str | None:
+    """Ask the server at ``url`` for its version; None when it does not say."""
+    try:
+        status, body = fetch(url, "/version", LOOK_TIMEOUT_S)
+        return str(json.loads(body)["version"]) if status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
 
 
 def parse_metrics(page: str) -> Iterator[tuple[str, str, float, bool]]:

@@ -185,9 +185,7 @@ def _describe(procfs: Procfs, pid: int) -> Process | None:
     if role is None:
         role = kind = roles.PYTHON if _runs_python(procfs, pid, cmdline) else roles.OTHER
     name = cmdline[0] if "::" in "".join(cmdline[:1]) else stat.comm
-    return Process(
-        pid, stat.start_ticks, stat.parent_pid, role, kind, name, tuple(cmdline)
-    )
+    return Process(pid, stat.start_ticks, stat.parent_pid, role, kind, name, tuple(cmdline))
 
 
 def _runs_python(procfs: Procfs, pid: int, cmdline: list[str]) -> bool:

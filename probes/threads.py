@@ -2,7 +2,7 @@
 
 /proc/PID/task/TID/schedstat is the scheduler's own account (run ns, run-queue wait ns, timeslices)
 and costs about a microsecond to read through a kept descriptor. The dearer files (last CPU from
-``stat``, switches from ``status``) are read only for threads that ran since the last look.
+``stat``, switches from ``status``) are read at a quarter of the rate, for threads that ran.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from probes.target import Process, Target
 
 RATE_HZ: Final = 20.0
 RESCAN_TICKS: Final = 5  # look for new threads at a quarter of a second
-SWITCH_TICKS: Final = 4  # /proc/.../status costs ten times schedstat
+DETAIL_TICKS: Final = 4  # stat and status cost ten times schedstat
 FLUSH_TICKS: Final = 20
 COLUMNS: Final = (
     "time_ns", "track", "run_ns", "wait_ns", "timeslice_count",
@@ -79,7 +79,7 @@ class ThreadProbe:
     def stop(self) -> ProbeRecord:
         """Write one last row per thread and say what rate was kept."""
         self._pacer.stop()
-        self._look(time.monotonic_ns(), with_switches=True, even_unchanged=True)
+        self._look(time.monotonic_ns(), with_detail=True, even_unchanged=True)
         self._flush()
         for thread in self._threads.values():
             os.close(thread.schedstat)
@@ -102,7 +102,7 @@ class ThreadProbe:
     def _tick(self, now_ns: int) -> None:
         if self._ticks % RESCAN_TICKS == 0:
             self._rescan()
-        self._look(now_ns, with_switches=self._ticks % SWITCH_TICKS == 0)
+        self._look(now_ns, with_detail=self._ticks % DETAIL_TICKS == 0)
         self._ticks += 1
         if self._ticks % FLUSH_TICKS == 0:
             self._flush()
@@ -131,7 +131,7 @@ class ThreadProbe:
         )  # fmt: skip
         self._threads[process.pid, tid] = _Thread(process, tid, track, descriptor)
 
-    def _look(self, now_ns: int, *, with_switches: bool, even_unchanged: bool = False) -> None:
+    def _look(self, now_ns: int, *, with_detail: bool, even_unchanged: bool = False) -> None:
         for thread in list(self._threads.values()):
             try:
                 raw = os.pread(thread.schedstat, 64, 0)
@@ -142,16 +142,18 @@ class ThreadProbe:
                 continue
             thread.last = raw
             run_ns, wait_ns, timeslice_count = map(int, raw.split())
-            voluntary = involuntary = cpu = None
-            try:
-                cpu = self._procfs.stat(thread.process.pid, thread.tid).last_cpu
-                if with_switches:
-                    status = self._procfs.status(thread.process.pid, thread.tid)
-                    voluntary, involuntary = status.voluntary_count, status.involuntary_count
-            except ProcessLookupError:
-                pass  # it ended between two reads; what schedstat said stands
             spent = (run_ns, wait_ns, timeslice_count)
-            self._rows.append((now_ns, thread.track, *spent, voluntary, involuntary, cpu))
+            detail = self._detail(thread) if with_detail else (None, None, None)
+            self._rows.append((now_ns, thread.track, *spent, *detail))
+
+    def _detail(self, thread: _Thread) -> tuple[int | None, int | None, int | None]:
+        """Return (voluntary, involuntary switches, last CPU)."""
+        try:
+            cpu = self._procfs.stat(thread.process.pid, thread.tid).last_cpu
+            status = self._procfs.status(thread.process.pid, thread.tid)
+        except ProcessLookupError:
+            return None, None, None  # it ended between two reads; what schedstat said stands
+        return status.voluntary_count, status.involuntary_count, cpu
 
     def _close(self, thread: _Thread) -> None:
         os.close(thread.schedstat)

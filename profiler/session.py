@@ -20,6 +20,7 @@ from collectors.manifest import Manifest, ProbeRecord, TargetRecord
 from collectors.recorder import Recorder
 from probes.base import Capability, Context, Level, Probe
 from probes.keeper import Keeper
+from probes.server_metrics import ServerMetricsProbe, server_version
 from probes.target import Process, Target
 from profiler import __version__
 
@@ -72,10 +73,12 @@ class Session:
         self.target.verify()
         self.started_ns = time.monotonic_ns()
         self._cpu_before = _own_cpu_seconds()
-        self._host_before = self.target.procfs.spare_ns()
+        self._host_before = self.target.procfs.idle_ns()
+        url = next((p.url for p in self.probes if isinstance(p, ServerMetricsProbe)), None)
         manifest = Manifest(
             target=TargetRecord(
-                self.target.root_pid, self.target.kind, model=self.target.model,
+                self.target.root_pid, self.target.kind,
+                version=server_version(url) if url else None, model=self.target.model, url=url,
                 processes=[process.record() for process in self.target.processes.values()],
             ),
             started_ns=self.started_ns,
@@ -129,7 +132,7 @@ class Session:
 
         Returns what the user must be told when the capture is not a whole one.
         """
-        host_spare, host_all = self.target.procfs.spare_ns()
+        idle_ns, all_ns = self.target.procfs.idle_ns()
         stopped_ns = time.monotonic_ns()
         for probe in reversed(self._running):
             try:
@@ -149,8 +152,8 @@ class Session:
             "window_seconds": window_s,
             "recorder_cpu_seconds": _own_cpu_seconds() - self._cpu_before,
             "probe_children_cpu_seconds": recorders_s,
-            "host_spare_ratio": (host_spare - self._host_before[0])
-            / max(1, host_all - self._host_before[1]),
+            "host_idle_ratio": (idle_ns - self._host_before[0])
+            / max(1, all_ns - self._host_before[1]),
         }
         self._recorder.close()
         problem = self._recorder.failure or self._problem(reason, window_s)

@@ -18,7 +18,6 @@ def command(capture: Path, as_json: bool, show_all: bool) -> None:
     Also: who held the GIL, who waited for a CPU, what tokenizing cost, and what was not seen.
     """
     from analyzers.analysis import analyze
-
     from collectors import open_capture
 
     analysis = analyze(open_capture(capture))

@@ -96,7 +96,6 @@ def _record(session: Session, duration_s: float | None, quiet: bool) -> int:
 
 def _show_findings(directory: Path) -> None:
     from analyzers.analysis import analyze
-
     from collectors import open_capture
     from profiler.render.terminal import print_findings
 

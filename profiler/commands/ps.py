@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from typing import Any
 
 import click
 
-from probes.server_metrics import LOOK_TIMEOUT_S, fetch, server_urls
+from probes.server_metrics import server_urls, server_version
 from probes.target import Target, find_servers
 
 
@@ -44,13 +43,11 @@ def describe(target: Target) -> dict[str, Any]:
     """Return what can be said of a server from outside; None for what cannot."""
     url = version = None
     for candidate in server_urls(target):
-        try:
-            status, body = fetch(candidate, "/version", LOOK_TIMEOUT_S)
-            if status == 200:
-                url, version = candidate, str(json.loads(body)["version"])
-                break
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-            url = url or candidate
+        version = server_version(candidate)
+        if version is not None or url is None:
+            url = candidate
+        if version is not None:
+            break
     return {
         "pid": target.root_pid,
         "kind": target.kind,

@@ -22,7 +22,7 @@ from profiler.oracle.frames import Channel
 from profiler.oracle.http import HttpConnection
 from profiler.oracle.lifetime import die_with_parent, end_child, spawn
 from profiler.oracle.tokenizer import TokenizerThread, encode_releases_gil, load_tokenizer
-from profiler.oracle.truth.control import start_control
+from profiler.oracle.truth.control import Asker, start_control
 from profiler.oracle.truth.history import History
 from profiler.oracle.truth.ledger import own_the_gil
 from profiler.oracle.truth.timed import TimedSelector, time_sockets
@@ -77,10 +77,7 @@ async def _serve(options: argparse.Namespace) -> int:
     )
     for _, theirs in pairs.values():
         theirs.close()
-    controls = {"engine_core": pairs["control"][0], "worker": pairs["worker-control"][0]}
-    for control in controls.values():
-        control.setblocking(False)
-
+    askers = [Asker(pairs[name][0]) for name in ("control", "worker-control")]
     tokenizer = load_tokenizer()
     releases_gil = encode_releases_gil(tokenizer)
     engine = EngineClient(
@@ -99,7 +96,7 @@ async def _serve(options: argparse.Namespace) -> int:
         start_control(history, None, deadline_ns)
         thread = TokenizerThread(tokenizer, releases_gil=releases_gil)
         thread.start()
-        server = ApiServer(engine, thread, history, controls, {"encode_releases_gil": releases_gil})
+        server = ApiServer(engine, thread, history, askers, {"encode_releases_gil": releases_gil})
         listener = socket.create_server((options.host, options.port))
         http = await loop.create_server(lambda: HttpConnection(server.handle), sock=listener)
         host, port = listener.getsockname()[:2]

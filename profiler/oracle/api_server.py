@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import socket
 import time
 from collections import deque
 from typing import Any, Final
 
 from profiler.oracle import metrics
 from profiler.oracle.engine_client import EngineClient
-from profiler.oracle.frames import ChannelClosed
 from profiler.oracle.http import (
     HttpRequest,
     write_event,
@@ -30,32 +28,31 @@ from profiler.oracle.protocol import (
 )
 from profiler.oracle.request_truth import RequestTruth, summarize
 from profiler.oracle.tokenizer import TokenizerThread
+from profiler.oracle.truth.control import Asker
 from profiler.oracle.truth.history import History, ProcessTruth
 
 _REQUESTS_KEPT: Final = 20_000
-_ANSWER_TIMEOUT_S: Final = 5.0
 TRUTH_SCHEMA_VERSION: Final = 1
 
 
 class ApiServer:
-    """Routes requests. ``controls`` are the other processes' control sockets, by role."""
+    """Routes requests; ``askers`` reach the other processes' truth."""
 
     def __init__(
         self,
         engine: EngineClient,
         tokenizer: TokenizerThread,
         history: History,
-        controls: dict[str, socket.socket],
+        askers: list[Asker],
         facts: dict[str, Any],
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._history = history
-        self._controls = controls
+        self._askers = askers
         self._facts = facts
         self._request_ids = itertools.count(1)
         self._requests: deque[RequestTruth] = deque(maxlen=_REQUESTS_KEPT)
-        self._asking = asyncio.Lock()
         self._window_start_ns = time.monotonic_ns()
 
     async def handle(self, request: HttpRequest, transport: asyncio.WriteTransport) -> None:
@@ -113,21 +110,8 @@ class ApiServer:
         return self._history.take()
 
     async def _ask(self, question: dict[str, Any]) -> list[dict[str, Any]]:
-        """Put one question to the other processes."""
-        loop = asyncio.get_running_loop()
-        replies = []
-        async with self._asking, asyncio.timeout(_ANSWER_TIMEOUT_S):
-            for control in self._controls.values():
-                await loop.sock_sendall(control, json.dumps(question).encode())
-            for control in self._controls.values():
-                text = b""
-                while not text.endswith(b"\n"):
-                    received = await loop.sock_recv(control, 1 << 16)
-                    if not received:
-                        raise ChannelClosed
-                    text += received
-                replies.append(json.loads(text))
-        return replies
+        """Put one question to the other processes at once."""
+        return await asyncio.gather(*(asker.ask(question) for asker in self._askers))
 
     async def _answer_window(self, request: HttpRequest, transport: asyncio.WriteTransport) -> None:
         try:

@@ -88,6 +88,7 @@ def run_steps(scheduler: Scheduler, inbox: Inbox, outbox: Outbox, steps: Channel
 
 def _step_message(chunks: list[Chunk], finished_ids: list[int]) -> tuple[dict[str, Any], bytes]:
     """What the worker needs: chunks in order, and the prompts it has not seen yet."""
+    new_requests = [chunk.request for chunk in chunks if chunk.is_new]
     header = {
         "chunks": [
             [chunk.request.request_id, chunk.start, chunk.token_count, int(chunk.samples)]
@@ -100,8 +101,7 @@ def _step_message(chunks: list[Chunk], finished_ids: list[int]) -> tuple[dict[st
         ],
         "finished": finished_ids,
     }
-    payload = b"".join(chunk.request.prompt.tobytes() for chunk in chunks if chunk.is_new)
-    return header, payload
+    return header, b"".join(new.prompt.tobytes() for new in new_requests)
 
 
 def main() -> None:

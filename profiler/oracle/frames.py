@@ -14,7 +14,7 @@ from profiler.oracle.truth.ledger import staged
 from profiler.oracle.truth.timed import wait_readable
 
 _LENGTHS: Final = struct.Struct("!II")  # header bytes, payload bytes
-_RECEIVE_BYTES: Final = 1 << 20
+_RECEIVE_BYTES: Final = 1 << 18
 _BUFFER_BYTES: Final = 4 << 20
 
 
@@ -39,6 +39,9 @@ class Channel:
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
         self.socket = sock
         self.buffer = bytearray()
+        # Read into memory that is there already: a new object for each read would be made inside
+        # the call that is booked as released, with the GIL held.
+        self.landing = memoryview(bytearray(_RECEIVE_BYTES))
         self._poller = select.poll()
         self._poller.register(sock, select.POLLIN)
 
@@ -65,13 +68,13 @@ def send_frame(channel: Channel, header: dict[str, Any], payload: bytes = b"") -
 def receive_frames(channel: Channel) -> list[Frame]:
     """Read once and return the frames that are whole by now. Raises `ChannelClosed`."""
     try:
-        received = channel.socket.recv(_RECEIVE_BYTES)
+        received_bytes = channel.socket.recv_into(channel.landing)
     except ConnectionResetError:
-        received = b""
-    if not received:
+        received_bytes = 0
+    if not received_bytes:
         raise ChannelClosed
     buffer = channel.buffer
-    buffer += received
+    buffer += channel.landing[:received_bytes]
     frames = []
     start = 0
     while len(buffer) - start >= _LENGTHS.size:

@@ -6,6 +6,8 @@ when the main thread hangs.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import os
 import select
@@ -20,6 +22,8 @@ from profiler.oracle.truth.ledger import staged
 from profiler.oracle.truth.timed import wait_readable
 
 _QUESTION_BYTES_MAX: Final = 4096
+_ANSWER_BYTES: Final = 1 << 16
+_ANSWER_TIMEOUT_S: Final = 5.0
 
 
 def start_control(history: History, control: socket.socket | None, deadline_ns: int) -> None:
@@ -60,8 +64,46 @@ def _run(history: History, control: socket.socket | None, deadline_ns: int) -> N
 @staged(Stage.TRUTH)
 def serve_truth(history: History, control: socket.socket) -> None:
     """Answer one question; the asker waits for the answer before it asks again."""
-    question = control.recv(_QUESTION_BYTES_MAX)
-    if not question:
+    received = control.recv(_QUESTION_BYTES_MAX)
+    if not received:
         os._exit(0)  # the server is gone
-    reply = answer(history, json.loads(question))
+    question = json.loads(received)
+    reply = answer(history, question) | {"number": question["number"]}
     control.sendall(json.dumps(reply).encode() + b"\n")
+
+
+class Asker:
+    """The API server's end of another process's control socket; one question at a time."""
+
+    def __init__(self, control: socket.socket) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._numbers = itertools.count(1)
+        self._received = bytearray()
+        self._turn = asyncio.Lock()
+
+    async def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer (see `answer`).
+
+        Raises TimeoutError when the process does not answer, ConnectionError when it is gone. An
+        answer that comes after its question was given up is dropped.
+        """
+        loop = asyncio.get_running_loop()
+        number = next(self._numbers)
+        async with self._turn, asyncio.timeout(_ANSWER_TIMEOUT_S):
+            text = json.dumps(question | {"number": number})
+            await loop.sock_sendall(self._control, text.encode())
+            while True:
+                reply: dict[str, Any] = json.loads(await self._line(loop))
+                if reply["number"] == number:
+                    return reply
+
+    async def _line(self, loop: asyncio.AbstractEventLoop) -> bytes:
+        while (end := self._received.find(b"\n")) < 0:
+            received = await loop.sock_recv(self._control, _ANSWER_BYTES)
+            if not received:
+                raise ConnectionError("the process has closed its control socket")
+            self._received += received
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line

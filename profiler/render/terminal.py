@@ -1,0 +1,268 @@
+"""The analysis as terminal tables, at most 100 columns wide.
+
+Works on the documented JSON of `analyzers.analysis.Analysis.to_json`, so that what is printed and
+what is exported are one thing. Percent and milliseconds are made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from profiler.render.console import console, safe
+
+BAR_WIDTH: Final = 24
+TOP_STAGES: Final = 6
+TOP_THREADS: Final = 8
+SMALL_RATIO: Final = 0.005
+
+Json = Mapping[str, Any]
+
+
+def print_findings(analysis: Json, *, limit: int | None = None) -> None:
+    """Print the findings, most costly first, at most ``limit`` of them."""
+    _print_findings(console(), analysis, limit=limit)
+
+
+def print_analysis(analysis: Json, *, show_all: bool = False) -> None:
+    """Print everything: findings, CPU by stage, GIL, run queue, server counters, and the gaps."""
+    out = console()
+    _print_title(out, analysis)
+    _print_findings(out, analysis, show_all=show_all)
+    _print_stages(out, analysis, show_all)
+    _print_gil(out, analysis, show_all)
+    _print_run_queue(out, analysis, show_all)
+    _print_server(out, analysis)
+    _print_probes(out, analysis)
+
+
+def _print_title(out: Console, analysis: Json) -> None:
+    target, capture = analysis["target"], analysis["capture"]
+    parts = [f"{target['kind']} PID {target['root_pid']}"]
+    parts += [str(target[key]) for key in ("model", "version") if target.get(key)]
+    parts.append(f"{capture['duration_seconds']:.1f} s recorded")
+    if capture["is_partial"]:
+        parts.append("partial")
+    out.print(safe(" · ".join(parts)), style="bold")
+
+
+def _print_findings(
+    out: Console, analysis: Json, *, limit: int | None = None, show_all: bool = False
+) -> None:
+    claims = [finding for finding in analysis["findings"] if not finding["abstained"]]
+    silent = [finding for finding in analysis["findings"] if finding["abstained"]]
+    _heading(out, "What stands out")
+    if not claims:
+        out.print("  nothing: see below what could not be answered", style="dim")
+    for number, finding in enumerate(claims[:limit], 1):
+        out.print(Padding(f"[bold]{number}.[/] {safe(finding['statement'])}", (0, 0, 0, 2)))
+        details = [f"[cyan]{finding['slug']}[/]{_size(finding['quantity'])}"]
+        if finding.get("remedy"):
+            details.append(f"[green]try:[/] {safe(finding['remedy'])}")
+        caveats = finding["caveats"] if show_all else finding["caveats"][:1]
+        details += [f"[dim]note: {safe(caveat)}[/]" for caveat in caveats]
+        for detail in details:
+            out.print(Padding(detail, (0, 0, 0, 5)))
+    if limit is not None and len(claims) > limit:
+        out.print(f"  and {len(claims) - limit} more", style="dim")
+    if limit is None and silent:
+        _heading(out, "What could not be answered")
+        for finding in silent:
+            reason = finding.get("reason") or finding["statement"]
+            out.print(Padding(f"[cyan]{finding['slug']}[/] {safe(reason)}", (0, 0, 0, 2)))
+
+
+def _size(quantity: Json | None) -> str:
+    if quantity is None:
+        return ""
+    unit = quantity["unit"]
+    text = f"  {_amount(quantity['value'], unit)}"
+    if quantity["low"] is not None and quantity["high"] is not None:
+        text += f" ({_amount(quantity['low'], unit)} to {_amount(quantity['high'], unit)})"
+    return text
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "ratio":
+        return f"{value:.1%}"
+    if unit == "s":
+        return _seconds(value)
+    return f"{value:.3g} {unit}"
+
+
+def _print_stages(out: Console, analysis: Json, show_all: bool) -> None:
+    window_s = analysis["capture"]["duration_seconds"]
+    processes = analysis["target"]["processes"]
+    total_s = sum(process["cpu_seconds"] or 0.0 for process in processes)
+    _heading(out, "Where the CPU time went", f"{total_s:.1f} s = {total_s / window_s:.2f} cores")
+    coverage = {row["role"]: row["classified_ratio"] for row in analysis["coverage"]}
+    by_role = defaultdict(list)
+    for row in analysis["stages"]:
+        by_role[row["role"]].append(row)
+    table = _table("role", "stage", ">CPU", ">share", "")
+    for role, rows in by_role.items():
+        pids = ", ".join(str(one["pid"]) for one in processes if one["role"] == role)
+        role_s = sum(row["cpu_seconds"] for row in rows)
+        if role_s <= 0 and not show_all:
+            continue
+        seen = coverage.get(role)
+        note = "" if seen is None else f"{seen:.1%} of non-idle samples classified"
+        label = f"[bold]{safe(role)}[/] {pids}"
+        cores = f"[bold]{role_s / window_s:.2f} cores[/]"
+        table.add_row(label, cores, f"{role_s:.2f} s", "", f"[dim]{note}[/]")
+        rows = sorted(rows, key=lambda row: -row["cpu_seconds"])
+        shown = rows if show_all else rows[:TOP_STAGES]
+        for row in shown:
+            ratio = row["share_ratio"] or 0.0
+            if ratio < SMALL_RATIO and not show_all:
+                continue
+            colour = "yellow" if row["stage"] in _UNKNOWN or row.get("is_wait") else "blue"
+            bar = f"[{colour}]{'█' * round(ratio * BAR_WIDTH)}[/]"
+            table.add_row("", row["stage"], f"{row['cpu_seconds']:.2f} s", f"{ratio:.1%}", bar)
+    out.print(table)
+
+
+_UNKNOWN: Final = frozenset({"unknown", "unattributed", "native"})
+
+
+def _print_gil(out: Console, analysis: Json, show_all: bool) -> None:
+    rows = sorted(analysis["gil"], key=lambda row: -(row["held_ratio"] or 0.0))
+    rows = [row for row in rows if show_all or _matters(row, "held_ratio", "wanted_ratio")]
+    if not rows:
+        return
+    _heading(out, "Who held the GIL, and who waited for it", "share of the time")
+    table = _table("role", ">PID", "thread", ">held", ">waited", "held it mostly in")
+    for row in rows if show_all else rows[:TOP_THREADS]:
+        stages = ", ".join(
+            f"{one['stage']} {one['share_ratio']:.0%}" for one in row["holding_stages"][:2]
+        )
+        table.add_row(
+            safe(row["role"]), str(row["pid"]), safe(row["name"]),
+            _ratio(row["held_ratio"]), _ratio(row["wanted_ratio"]), safe(stages),
+        )  # fmt: skip
+    out.print(table)
+
+
+def _print_run_queue(out: Console, analysis: Json, show_all: bool) -> None:
+    rows = sorted(analysis["run_queue"], key=lambda row: -(row["wait_seconds"] or 0.0))
+    rows = [row for row in rows if show_all or _matters(row, "wait_ratio")]
+    if not rows:
+        return
+    _heading(out, "Who was ready to run and waited for a CPU")
+    table = _table("role", ">PID", "thread", ">waited", ">of the time", ">ran", ">pushed off")
+    for row in rows if show_all else rows[:TOP_THREADS]:
+        pushed = row.get("involuntary_count")
+        table.add_row(
+            safe(row["role"]), str(row["pid"]), safe(row["name"]), f"{row['wait_seconds']:.2f} s",
+            _ratio(row["wait_ratio"]), f"{row['cpu_seconds']:.2f} s",
+            "?" if pushed is None else f"{pushed} x",
+        )  # fmt: skip
+    out.print(table)
+
+
+def _print_server(out: Console, analysis: Json) -> None:
+    server = analysis.get("server") or {}
+    if server.get("ttft_mean_seconds") is None:
+        return
+    _heading(out, "The server's own counters", "means per request in this window")
+    table = _table(*[f">{name}" for name in _SERVER_COLUMNS])
+    table.add_row(*[_server_cell(server, key) for key in _SERVER_COLUMNS.values()])
+    out.print(table)
+
+
+_SERVER_COLUMNS: Final = {
+    "requests": "first_token_count",
+    "first token": "ttft_mean_seconds",
+    "queue": "queue_mean_seconds",
+    "prefill": "prefill_mean_seconds",
+    "the rest": "residual_mean_seconds",
+    "decode": "decode_mean_seconds",
+    "cache hits": "prefix_cache_hit_ratio",
+    "running": "running_mean_count",
+    "waiting": "waiting_mean_count",
+}
+
+
+def _server_cell(server: Json, key: str) -> str:
+    value = server.get(key)
+    if value is None:
+        return "?"
+    if key.endswith("_seconds"):
+        return _seconds(value)
+    return f"{value:.1%}" if key.endswith("_ratio") else f"{value:.4g}"
+
+
+def _print_probes(out: Console, analysis: Json) -> None:
+    _heading(out, "How well it was seen")
+    gaps = {row["probe"]: row for row in analysis["gaps"]}
+    table = _table("probe", "", ">asked", ">achieved", ">not seen", ">largest gap", "why")
+    for probe in analysis["probes"]:
+        gap = gaps.pop(probe["name"], None)
+        table.add_row(*_probe_row(probe, gap))
+    for name, gap in gaps.items():
+        table.add_row(name, "", "", "", *_gap_cells(gap))
+    out.print(table)
+    overhead = analysis.get("overhead") or {}
+    if overhead.get("window_seconds"):
+        window_s = overhead["window_seconds"]
+        stacks_s = sum(p["cpu_seconds"] or 0 for p in analysis["probes"] if p["name"] == "pyspy")
+        own_s = overhead["recorder_cpu_seconds"] + overhead["probe_children_cpu_seconds"]
+        out.print(
+            f"  cputax itself used {own_s / window_s:.1%} of one core "
+            f"({stacks_s / window_s:.1%} for stacks); the host was idle "
+            f"{overhead['host_idle_ratio']:.0%} of the time",
+            style="dim",
+        )
+
+
+def _probe_row(probe: Json, gap: Json | None) -> Iterable[str]:
+    rates = [_rate(probe["requested_hz"]), _rate(probe["achieved_hz"])]
+    cells = [safe(probe["name"]), probe["level"], *rates]
+    if gap is None:
+        largest_ns = probe["largest_gap_ns"]
+        largest = "" if not largest_ns else _seconds(largest_ns / 1e9)
+        return [*cells, "", largest, safe(probe["reason"] or "")]
+    return [*cells, *_gap_cells(gap)]
+
+
+def _gap_cells(gap: Json) -> list[str]:
+    reasons = "; ".join(safe(reason[:60]) for reason in gap["reasons"][:2])
+    return [f"{gap['gap_ratio']:.1%}", _seconds(gap["largest_gap_seconds"]), reasons]
+
+
+def _matters(row: Json, *keys: str) -> bool:
+    return any((row[key] or 0.0) >= SMALL_RATIO for key in keys)
+
+
+def _rate(value_hz: float | None) -> str:
+    if value_hz is None:
+        return ""
+    return f"{value_hz:.0f} Hz" if value_hz >= 10 else f"{value_hz:.1f} Hz"
+
+
+def _ratio(value: float | None) -> str:
+    return "?" if value is None else f"{value:.1%}"
+
+
+def _seconds(value: float) -> str:
+    if abs(value) >= 10:
+        return f"{value:.1f} s"
+    return f"{value:.2f} s" if abs(value) >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def _heading(out: Console, text: str, note: str = "") -> None:
+    out.print(f"\n[bold]{text}[/]" + (f"  [dim]{note}[/]" if note else ""))
+
+
+def _table(*headings: str) -> Table:
+    """Return a plain table; a heading that begins with ``>`` is set to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        is_right = heading.startswith(">")
+        table.add_column(heading.lstrip(">"), justify="right" if is_right else "left")
+    return table
