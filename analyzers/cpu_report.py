@@ -147,17 +147,17 @@ def _unknown_leaves(timeline: Timeline, threads: Sequence[ThreadCpu]) -> list[di
     """Return the functions that unknown stacks were in most, for whoever extends the rules."""
     stages = timeline.once(classify)
     runs = timeline.once(runs_by_thread)
-    per_stack: dict[int, int] = {}
+    per_stack: dict[int, float] = {}
     for one in threads:
         if not one.sampled_ns.get(UNKNOWN):
             continue
         own = runs[one.thread.track]
         is_unknown = stages.stage(one.thread.process.role, own.stack) == 0
         lengths = (own.end - own.start)[is_unknown]
-        for stack in np.unique(own.stack[is_unknown]).tolist():
-            length = int(lengths[own.stack[is_unknown] == stack].sum())
-            per_stack[stack] = per_stack.get(stack, 0) + length
-    leaves: dict[tuple[str, str], int] = {}
+        found, place = np.unique(own.stack[is_unknown], return_inverse=True)
+        for stack, length in zip(found.tolist(), np.bincount(place, lengths), strict=True):
+            per_stack[stack] = per_stack.get(stack, 0.0) + float(length)
+    leaves: dict[tuple[str, str], float] = {}
     for stack, length in per_stack.items():
         frame = stages.leaves.get(stack, ("", ""))
         leaves[frame] = leaves.get(frame, 0) + length

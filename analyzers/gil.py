@@ -79,7 +79,14 @@ def _process(timeline: Timeline, process: Process, looks: pa.Table) -> ProcessGi
     contended, mean_count = _waiting(looks, times, weights)
     wanted, look_count = _wanted(looks, mean_count)
     threads = []
-    for track in sorted({int(one) for one in np.unique(holder) if one >= 0} | set(wanted or ())):
+    # Threads with Python stacks that never held it are listed too: zero was seen.
+    with_stacks = {
+        track
+        for track in timeline.once(runs_by_thread)
+        if timeline.threads[track].process is process
+    }
+    seen = {int(one) for one in np.unique(holder) if one >= 0}
+    for track in sorted(seen | set(wanted or ()) | with_stacks):
         thread = timeline.threads.get(track)
         if thread is None:
             continue

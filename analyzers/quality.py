@@ -16,7 +16,7 @@ NOTABLE_RATIO: Final = 0.05
 
 
 def run(timeline: Timeline) -> Outcome:
-    """Report the gaps per probe; a finding when the capture is partial or a gap is large."""
+    """Report the gaps per probe; a finding when the capture is partial or gaps are large."""
     rows = _gap_rows(timeline)
     capture = timeline.capture
     large = [row for row in rows if (row["gap_ratio"] or 0.0) >= NOTABLE_RATIO]
@@ -34,10 +34,11 @@ def run(timeline: Timeline) -> Outcome:
         f"the {row['probe']} probe did not see {row['gap_seconds']:.1f} s ({row['gap_ratio']:.0%})"
         for row in large
     ]
+    headline = "The capture is partial" if capture.is_partial else "Part of the time was not seen"
     worst = max((row["gap_ratio"] or 0.0 for row in rows), default=0.0)
     finding = Finding(
         "capture-partial",
-        f"The capture is partial: {'; '.join(reasons)}. Figures hold for what was seen.",
+        f"{headline}: {'; '.join(reasons)}. Figures hold for what was seen.",
         Rank.QUALITY,
         Quantity(worst, "ratio"),
         rows,

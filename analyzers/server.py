@@ -83,7 +83,9 @@ class ServerMetrics:
         ttft, queue, prefill = self.mean(TTFT), self.mean(QUEUE), self.mean(PREFILL)
         if ttft is None or queue is None or prefill is None:
             return None
-        return max(0.0, ttft - queue - prefill)
+        residual = ttft - queue - prefill
+        # Negative: the requests that finished are not like those that began. It says nothing then.
+        return residual if residual >= 0 else None
 
 
 def measure_server(timeline: Timeline) -> ServerMetrics | None:

@@ -23,14 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from analyzers.base import Analyzer, Outcome, missing
-from analyzers.cpu_time import NATIVE, CpuTime, ThreadCpu, measure_cpu
 from analyzers.findings import Finding, Quantity, Rank, abstention
-from analyzers.intervals import Intervals, clip, covered_before, empty, joined
 from analyzers.server import (
     NOTABLE_RATIO,
+    PREFILL,
     QUEUE,
     TTFT,
     ServerMetrics,
@@ -38,57 +35,12 @@ from analyzers.server import (
     measure_server,
     milliseconds,
 )
-from analyzers.stages import classify
-from analyzers.timeline import Thread, Timeline, runs_by_thread
+from analyzers.timeline import Timeline, runs_by_thread
+from analyzers.tokenizer_cost import API_SERVER, TokenizerCost, measure_tokenizer
 
 SLUG: Final = "tokenizer-convoy"
-API_SERVER: Final = "api_server"
-TOKENIZE: Final = "tokenize"
-# vLLM 0.32 renders chat templates in the same pool, so both stand behind the same counter.
-SERVICE: Final = frozenset({TOKENIZE, "chat_template"})
 # Fewer service times than this in the residual are a request and its neighbour, not a line.
 FEWEST_IN_LINE: Final = 2.0
-DEFAULT_RATE_HZ: Final = 100.0
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerCost:
-    """Tokenizing in the API servers over the scrape window. Times in seconds."""
-
-    thread: Thread  # the busiest tokenizer thread
-    window: float
-    request_count: float  # of all API servers
-    tokenize_cpu: float  # of all API servers
-    service_cpu: float  # with the chat template
-    api_cpu: float
-    api_native_cpu: float  # threads of the API servers that run no Python, among them pools
-    thread_share: float  # of the service CPU time, the busiest thread's
-    thread_cpu: float  # the busiest thread's, in service
-    thread_wait: float  # its wait for a CPU, in service
-    stretches: Intervals  # when its stacks were in service
-    is_batched: bool  # prompts tokenized together are released together
-
-    @property
-    def service(self) -> float | None:
-        """Per request: the thread's CPU time and its wait for a CPU while in service."""
-        requests = self.request_count * self.thread_share
-        return (self.thread_cpu + self.thread_wait) / requests if requests > 0 else None
-
-    @property
-    def utilisation(self) -> float:
-        """Share of the window in which the busiest thread ran or waited for a CPU in service."""
-        return (self.thread_cpu + self.thread_wait) / self.window
-
-    @property
-    def busy_ratio(self) -> float:
-        """Share of the window in which its sampled stacks were in service."""
-        return self.stretches.total() / 1e9 / self.window
-
-    @property
-    def stretch(self) -> float:
-        """Mean length of the busy stretch that an instant of service lies in."""
-        lengths = self.stretches.lengths() / 1e9
-        return float((lengths**2).sum() / lengths.sum()) if len(lengths) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +49,10 @@ class Line:
 
     residual: float
     service: float
+    service_wait: float  # the part of `service` that is waiting for a CPU
     stretch: float
     rate_hz: float  # requests that this tokenizer thread serves
+    fill: float  # of the stretches, the share in which the thread ran or waited for a CPU
     is_batched: bool
 
     @property
@@ -118,9 +72,13 @@ class Line:
 
     @property
     def explained(self) -> float:
-        """What of the residual the line explains, at most all of it."""
+        """What of the residual the line explains, at most all of it.
+
+        Time in which the thread's stack was tokenizing and it neither ran nor waited for a CPU (it
+        may have waited for the GIL) is nobody's.
+        """
         predicted = self.predicted_batch if self.is_batched else self.predicted_fifo
-        return min(self.residual, predicted)
+        return self.fill * min(self.residual, predicted)
 
     @property
     def unattributed(self) -> float:
@@ -143,7 +101,7 @@ def run(timeline: Timeline) -> Outcome:
     if not timeline.once(runs_by_thread):
         return Outcome(findings=[missing(SLUG, "samples", timeline)])
     server = timeline.once(measure_server)
-    cost = _measure(timeline, timeline.once(measure_cpu), server)
+    cost = timeline.once(measure_tokenizer)
     if cost is None:
         return Outcome({"tokenizer": None}, [_no_tokenizing(timeline)])
     section = _section(cost)
@@ -154,7 +112,7 @@ def run(timeline: Timeline) -> Outcome:
     if line is None:
         reason = (
             f"in {cost.window:.1f} s of metrics {server.request_count:.0f} requests got a first "
-            f"token and {server.count(QUEUE):.0f} finished: no mean of TTFT, queue and prefill"
+            f"token and {server.count(QUEUE):.0f} finished: no TTFT, queue and prefill to compare"
         )
         return Outcome(
             {"tokenizer": section},
@@ -175,100 +133,13 @@ def _no_tokenizing(timeline: Timeline) -> Finding:
     )
 
 
-def _measure(
-    timeline: Timeline, cpu: CpuTime, server: ServerMetrics | None
-) -> TokenizerCost | None:
-    threads = cpu.of_role(API_SERVER)
-    if not threads:
-        return None
-    start_ns, end_ns = timeline.capture.start_ns, timeline.capture.end_ns
-    edges = threads[0].counters.edges
-    start_ns, end_ns = max(start_ns, int(edges[0])), min(end_ns, int(edges[-1]))
-    if server is not None:
-        start_ns, end_ns = max(start_ns, server.start_ns), min(end_ns, server.end_ns)
-    if end_ns <= start_ns:
-        return None
-
-    def spent(one: ThreadCpu, stages: frozenset[str]) -> float:
-        return one.stage_ns_between(stages, start_ns, end_ns) / 1e9
-
-    service = {one.thread.track: spent(one, SERVICE) for one in threads}
-    tokenize_cpu = sum(spent(one, frozenset({TOKENIZE})) for one in threads)
-    if tokenize_cpu <= 0:
-        return None
-    busiest = max(threads, key=lambda one: service[one.thread.track])
-    service_cpu = sum(service.values())
-    cpu_total = spent(busiest, frozenset(busiest.cells))
-    wait_total = busiest.counters.wait_ns_between(start_ns, end_ns) / 1e9
-    in_service = service[busiest.thread.track]
-    requests = server.request_count if server is not None else 0.0
-    window = (end_ns - start_ns) / 1e9
-    if server is not None and server.window_seconds > 0:
-        requests *= window / server.window_seconds
-    return TokenizerCost(
-        thread=busiest.thread,
-        window=window,
-        request_count=requests,
-        tokenize_cpu=tokenize_cpu,
-        service_cpu=service_cpu,
-        api_cpu=sum(spent(one, frozenset(one.cells)) for one in threads),
-        api_native_cpu=sum(spent(one, frozenset({NATIVE})) for one in threads),
-        thread_share=in_service / service_cpu,
-        thread_cpu=in_service,
-        thread_wait=wait_total * in_service / cpu_total,
-        stretches=_stretches(timeline, busiest.thread, start_ns, end_ns),
-        is_batched=_is_batched(timeline),
-    )
-
-
-def _stretches(timeline: Timeline, thread: Thread, start_ns: int, end_ns: int) -> Intervals:
-    """Return when a thread's stacks were in service.
-
-    Between two prompts the thread is off for microseconds, but now and then a tick hits them: holes
-    of a tick and a half are closed where that makes the stretch no more than a quarter holes.
-    """
-    stages = timeline.once(classify)
-    runs = timeline.once(runs_by_thread).get(thread.track)
-    if runs is None:
-        return empty()
-    codes = stages.stage(thread.process.role, runs.stack)
-    is_service = np.isin(codes, [stages.map.code(stage) for stage in SERVICE])
-    tick_ns = 1e9 / _sampling_rate_hz(timeline)
-    raw = joined(runs.start[is_service], runs.end[is_service], within_ns=0)
-    closed = joined(raw.start, raw.end, within_ns=int(1.5 * tick_ns))
-    filled = covered_before(raw, closed.end) - covered_before(raw, closed.start)
-    is_dense = filled >= 0.75 * closed.lengths()
-    dense = Intervals(closed.start[is_dense], closed.end[is_dense])
-    return clip(
-        joined(
-            np.concatenate((raw.start, dense.start)),
-            np.concatenate((raw.end, dense.end)),
-            within_ns=0,
-        ),
-        start_ns,
-        end_ns,
-    )
-
-
-def _sampling_rate_hz(timeline: Timeline) -> float:
-    for record in timeline.capture.manifest.probes:
-        if record.name == "pyspy":
-            return record.achieved_hz or record.requested_hz or DEFAULT_RATE_HZ
-    return DEFAULT_RATE_HZ
-
-
 def _line(cost: TokenizerCost, server: ServerMetrics) -> Line | None:
-    residual, service = server.residual_seconds, cost.service
-    if residual is None or not service:
+    residual, service, wait = server.residual_seconds, cost.service, cost.service_wait
+    if residual is None or not service or wait is None:
         return None
     rate_hz = server.request_count / server.window_seconds * cost.thread_share
-    return Line(residual, service, cost.stretch, rate_hz, cost.is_batched)
-
-
-def _is_batched(timeline: Timeline) -> bool:
-    """Whether vLLM's micro-batching tokenizer (up to 0.19) was seen at work."""
-    functions = timeline.capture.table("frames")["function"].to_pylist()
-    return any(name.startswith("AsyncMicrobatchTokenizer.") for name in functions)
+    fill = min(1.0, cost.utilisation / cost.busy_ratio) if cost.busy_ratio else 0.0
+    return Line(residual, service, wait, cost.stretch, rate_hz, fill, cost.is_batched)
 
 
 def _section(cost: TokenizerCost) -> dict[str, Any]:
@@ -289,6 +160,7 @@ def _section(cost: TokenizerCost) -> dict[str, Any]:
         "thread_busy_ratio": cost.busy_ratio,
         "busy_stretch_seconds": cost.stretch,
         "service_seconds_per_request": cost.service,
+        "service_wait_seconds_per_request": cost.service_wait,
     }
 
 
@@ -301,7 +173,7 @@ def _line_section(line: Line) -> dict[str, Any]:
         "requests_in_front_count": line.in_front,
         "back_to_back_count": line.back_to_back,
         "is_released_in_batches": line.is_batched,
-        # Those in front times the service time: the wait in a steady flow, (utilisation x residual).
+        # In a steady flow: those in front, times the service time of each.
         "predicted_steady_seconds": line.in_front * line.service,
         "predicted_fifo_seconds": line.predicted_fifo,
         "predicted_batch_seconds": line.predicted_batch,
@@ -329,13 +201,14 @@ def _convoy(cost: TokenizerCost, server: ServerMetrics, line: Line) -> Finding:
         f"Requests stand in line for one tokenizer thread in the API server (PID "
         f"{thread.process.pid}): of a mean time to first token of "
         f"{milliseconds(server.mean(TTFT) or 0.0)}, {milliseconds(line.explained)} passes there, "
-        f"about {line.explained / line.service:.0f} requests deep at {milliseconds(line.service)} each, while the "
-        f"engine's own queue wait is {milliseconds(queue)}.",
+        f"about {line.explained / line.service:.0f} requests deep at {milliseconds(line.service)} "
+        f"each ({milliseconds(line.service_wait)} of it waiting for a CPU), while the engine's own "
+        f"queue wait is {milliseconds(queue)}.",
         Rank.REQUEST_TIME,
         Quantity(
             line.explained,
             "s",
-            min(line.residual, line.predicted_fifo),
+            line.fill * min(line.residual, line.predicted_fifo),
             min(line.residual, line.predicted_batch),
         ),
         {
@@ -343,15 +216,15 @@ def _convoy(cost: TokenizerCost, server: ServerMetrics, line: Line) -> Finding:
             **_line_section(line),
             "ttft_mean_seconds": server.mean(TTFT),
             "queue_mean_seconds": queue,
-            "prefill_mean_seconds": server.mean("vllm:request_prefill_time_seconds"),
+            "prefill_mean_seconds": server.mean(PREFILL),
             "request_seconds": line.explained * server.request_count,
         },
         (
             "TTFT - queue - prefill is a residual: it also holds the way to the engine, the engine "
             "step that ran at arrival and the way back; "
             f"{milliseconds(line.unattributed)} of it is unattributed",
-            "arrivals are not seen: the wait is that of prompts that arrive together, as many as were "
-            "tokenized without a pause; less if they came one by one",
+            "arrivals are not seen: the wait is that of prompts that arrive together, as many as "
+            "were tokenized without a pause; less if they came one by one",
             "refuted if the thread's busy stretches are short against the residual, or if more API "
             "servers, or prompts sent as token ids, leave the residual as it is",
             *caveats_of(server),

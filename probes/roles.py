@@ -56,6 +56,11 @@ def classify(cmdline: list[str]) -> tuple[str | None, str]:
     return None, PYTHON
 
 
+def is_titled(cmdline: list[str]) -> bool:
+    """Whether the process was given a server's title."""
+    return bool(cmdline) and _TITLE.match(cmdline[0]) is not None
+
+
 def rank_key(cmdline: list[str]) -> tuple[tuple[str, int], ...]:
     """Return a worker title's ranks, ``VLLM::Worker_DP1_TP0`` as (("DP", 1), ("TP", 0))."""
     title = _TITLE.match(cmdline[0]) if cmdline else None

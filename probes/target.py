@@ -182,9 +182,14 @@ def _describe(procfs: Procfs, pid: int) -> Process | None:
     if stat.state in "ZX":
         return None
     role, kind = roles.classify(cmdline)
-    if role is None:
-        role = kind = roles.PYTHON if _runs_python(procfs, pid, cmdline) else roles.OTHER
-    name = cmdline[0] if "::" in "".join(cmdline[:1]) else stat.comm
+    is_titled = roles.is_titled(cmdline)
+    # A title is vLLM's own word; a command line may also be that of a wrapper (sudo, timeout, a
+    # shell), which holds the server's whole command.
+    if not is_titled and not _runs_python(procfs, pid, cmdline):
+        role = kind = roles.OTHER
+    elif role is None:
+        role = kind = roles.PYTHON
+    name = cmdline[0] if is_titled else stat.comm
     return Process(pid, stat.start_ticks, stat.parent_pid, role, kind, name, tuple(cmdline))
 
 

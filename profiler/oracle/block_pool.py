@@ -57,14 +57,17 @@ class BlockPool:
         return 1 - len(self._free) / self.block_count
 
     @staged(Stage.PREFIX_CACHE)
-    def allocate(self, hashes: list[bytes], token_count: int) -> Allocation | None:
+    def allocate(
+        self, hashes: list[bytes], prompt_token_count: int, token_count: int
+    ) -> Allocation | None:
         """Blocks for ``token_count`` tokens, known prefix first; None when too few are free.
 
-        The last prompt token is always computed, so a prompt is never cached in full.
+        ``hashes`` are those of the prompt. Its last token is always computed, so a prompt is never
+        cached in full.
         """
         needed_count = -(-token_count // BLOCK_TOKENS)
         block_ids: list[int] = []
-        for block_hash in hashes[: (len(hashes) * BLOCK_TOKENS - 1) // BLOCK_TOKENS]:
+        for block_hash in hashes[: (prompt_token_count - 1) // BLOCK_TOKENS]:
             block_id = self._block_of_hash.get(block_hash)
             if block_id is None:
                 break
@@ -73,7 +76,7 @@ class BlockPool:
         if needed_count - len(block_ids) > len(self._free) - idle_hit_count:
             return None
         cached_token_count = len(block_ids) * BLOCK_TOKENS
-        self.query_token_count += len(hashes) * BLOCK_TOKENS
+        self.query_token_count += prompt_token_count
         self.hit_token_count += cached_token_count
         for block_id in block_ids:
             self._free.pop(block_id, None)

@@ -41,6 +41,7 @@ class EngineClient:
         self._streams: dict[int, TextStream] = {}
         self._truths: dict[int, RequestTruth] = {}
         self._scheduler = metrics.SchedulerView()
+        self._is_open = True
         self.ready: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
@@ -49,6 +50,7 @@ class EngineClient:
 
     def close(self) -> None:
         """Stop listening and close the channels, which ends the EngineCore."""
+        self._is_open = False
         asyncio.get_running_loop().remove_reader(self._outputs.socket)
         self._requests.socket.close()
         self._outputs.socket.close()
@@ -73,7 +75,8 @@ class EngineClient:
     def abort(self, request_id: int) -> None:
         """Tell the engine that nobody waits for this request any more."""
         self._forget(request_id)
-        send_frame(self._requests, {"abort": request_id})
+        if self._is_open:
+            send_frame(self._requests, {"abort": request_id})
 
     def _forget(self, request_id: int) -> None:
         for book in (self._texts, self._streams, self._truths):
@@ -83,6 +86,7 @@ class EngineClient:
         try:
             frames = receive_frames(self._outputs)
         except ChannelClosed:
+            self._is_open = False
             asyncio.get_running_loop().remove_reader(self._outputs.socket)
             self._on_lost()
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import select
 import socket
 import threading
 from typing import Any
@@ -20,12 +21,12 @@ from profiler.oracle.frames import (
     send_frame,
     tokens_from_bytes,
 )
-from profiler.oracle.lifetime import become_child, end_child, spawn
+from profiler.oracle.lifetime import become_child, spawn
 from profiler.oracle.scheduler import Chunk, EngineRequest, Scheduler
 from profiler.oracle.truth.control import start_control
 from profiler.oracle.truth.history import History
 from profiler.oracle.truth.ledger import own_the_gil
-from profiler.oracle.truth.timed import TimedSocket, drain, time_sockets, wait_item
+from profiler.oracle.truth.timed import TimedSocket, drain, time_sockets, wait_item, wait_readable
 
 Inbox = queue.SimpleQueue[EngineRequest | int]  # a number aborts the request with that id
 Outbox = queue.SimpleQueue[dict[str, Any]]
@@ -59,10 +60,18 @@ def send_outputs(outputs: Channel, outbox: Outbox) -> None:
         os._exit(0)
 
 
+def watch_worker(steps: Channel) -> None:
+    """The monitor thread: the engine does not outlive its worker, not even while it has no work."""
+    poller = select.poll()
+    poller.register(steps.socket, 0)  # a hang-up is reported unasked
+    wait_readable(poller)
+    os._exit(1)
+
+
 def run_steps(scheduler: Scheduler, inbox: Inbox, outbox: Outbox, steps: Channel) -> None:
     """The main thread: one scheduling step after another, waiting when there is no work.
 
-    ``steps`` carries frames both ways. Raises `ChannelClosed` when the worker is gone.
+    ``steps`` carries frames both ways. Only the end of the process ends it.
     """
     finished_ids: list[int] = []
     while True:
@@ -116,7 +125,7 @@ def main() -> None:
     own_the_gil()
 
     steps, worker_steps = socket.socketpair()
-    worker = spawn(
+    spawn(
         "profiler.oracle.worker",
         [
             f"--steps-fd={worker_steps.fileno()}",
@@ -136,18 +145,14 @@ def main() -> None:
     start_control(History("engine_core"), control, options.deadline_ns)
     inbox: Inbox = queue.SimpleQueue()
     outbox: Outbox = queue.SimpleQueue()
-    for name, target, channel_of_thread, items in (
-        ("input", receive_requests, requests, inbox),
-        ("output", send_outputs, outputs, outbox),
+    for name, target, arguments in (
+        ("input", receive_requests, (requests, inbox)),
+        ("output", send_outputs, (outputs, outbox)),
+        ("worker monitor", watch_worker, (channel,)),
     ):
-        threading.Thread(
-            target=target, args=(channel_of_thread, items), name=name, daemon=True
-        ).start()
+        threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
     outbox.put({"ready": {"engine_core": os.getpid(), "worker": ready.header["pid"]}})
-    try:
-        run_steps(Scheduler(), inbox, outbox, channel)
-    except ChannelClosed:
-        end_child(worker)
+    run_steps(Scheduler(), inbox, outbox, channel)
 
 
 if __name__ == "__main__":

@@ -92,8 +92,10 @@ class Scheduler:
             chunks.append(chunk)
         while self.waiting and budget and len(self.running) < self.limits.running_requests:
             request = self.waiting[0]
-            total_count = len(request.prompt) + request.max_tokens
-            allocation = self.pool.allocate(request.block_hashes, total_count)
+            prompt_count = len(request.prompt)
+            allocation = self.pool.allocate(
+                request.block_hashes, prompt_count, prompt_count + request.max_tokens
+            )
             if allocation is None:
                 break
             self.waiting.popleft()

@@ -55,8 +55,8 @@ _FRAMES: Final = {
 }
 _TRUTH: Final = {
     Place("serve_truth", "profiler/oracle/truth/control.py"): Stage.TRUTH,
-    Place("take", "profiler/oracle/truth/history.py"): Stage.TRUTH,
-    Place("window", "profiler/oracle/truth/history.py"): Stage.TRUTH,
+    Place("History.take", "profiler/oracle/truth/history.py"): Stage.TRUTH,
+    Place("History.window", "profiler/oracle/truth/history.py"): Stage.TRUTH,
 }
 
 STAGES: Final[dict[str, dict[Place, Stage]]] = {
@@ -74,9 +74,11 @@ STAGES: Final[dict[str, dict[Place, Stage]]] = {
         Place("detokenize", "profiler/oracle/tokenizer.py"): Stage.DETOKENIZE,
         Place("observe_first_token", "profiler/oracle/metrics.py"): Stage.METRICS,
         Place("observe_finished", "profiler/oracle/metrics.py"): Stage.METRICS,
-        Place("observe_scheduler", "profiler/oracle/metrics.py"): Stage.METRICS,
+        Place("SchedulerView.observe_scheduler", "profiler/oracle/metrics.py"): Stage.METRICS,
         Place("render", "profiler/oracle/metrics.py"): Stage.METRICS,
-        Place("update_requests", "profiler/oracle/engine_client.py"): Stage.OUTPUT_UPDATE,
+        Place(
+            "EngineClient.update_requests", "profiler/oracle/engine_client.py"
+        ): Stage.OUTPUT_UPDATE,
         Place("TokenizerThread.run", "profiler/oracle/tokenizer.py"): Stage.DISPATCH,
         Place("BaseEventLoop._run_once", "asyncio/base_events.py"): Stage.DISPATCH,
     },

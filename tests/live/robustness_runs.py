@@ -28,10 +28,14 @@ from pathlib import Path
 
 from driving import ROOT, chat_load, cputax_command, processes_marked
 
+from collectors import open_capture
+
 MARK = "CPUTAX_TEST_MARK"
 RECORDED_S = 4.0
 FREEZE_S = 10.0
 OUTLIVE_S = 2.0
+LOSS_S = 1.0
+WARM_UP_S = 2.0  # after which every probe has recorded something
 END_LIMIT_S = 60.0
 ANSWER_LIMIT_S = 20.0  # a saturated server of 32 users takes seconds even undisturbed
 PLAIN_SERVER = """
@@ -119,12 +123,13 @@ class Run:
         self.target = target
         self.capture = directory / f"{uuid.uuid4().hex}.capture"
         self.problems: list[str] = []
+        self.hurt_count = 0  # processes that were killed or frozen
         self._mark = uuid.uuid4().hex
         self._moment_s = chooser.uniform(0.0, RECORDED_S + 1.0)
         self._chooser = chooser
-        arguments = [target.pid, "-d", f"{RECORDED_S:.0f}s", "-o", self.capture, "-q"]
+        length = f"{RECORDED_S:.0f}s"
         self._attach = subprocess.Popen(
-            cputax_command("attach", *arguments),
+            cputax_command("attach", target.pid, "-d", length, "-o", self.capture, "-q"),
             cwd=ROOT,
             env={**os.environ, MARK: self._mark},
             stdin=subprocess.DEVNULL,
@@ -141,16 +146,20 @@ class Run:
     def kill(self) -> None:
         """Kill cputax at the moment; every process it started must be gone soon after."""
         self._await_moment()
+        killed_ns = time.monotonic_ns()
+        self.hurt_count += self._attach.poll() is None
         self._attach.kill()
         self._attach.wait()
         self._check_none_outlives()
         self._check()
+        if self.capture.exists() and not self.problems:
+            self._check_loss(killed_ns)
 
     def freeze(self) -> None:
         """Freeze cputax for ten seconds, then let it finish; the target must not notice."""
         self._await_moment()
-        with contextlib.suppress(ProcessLookupError):
-            self._attach.send_signal(signal.SIGSTOP)
+        self.hurt_count += self._attach.poll() is None
+        self._attach.send_signal(signal.SIGSTOP)
         thaw_s = time.monotonic() + FREEZE_S
         while time.monotonic() < thaw_s:
             self.problems += self.target.problems()
@@ -171,6 +180,7 @@ class Run:
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+                self.hurt_count += 1
         self._finish()
 
     def _await_moment(self) -> None:
@@ -200,6 +210,17 @@ class Run:
                         os.kill(pid, signal.SIGKILL)
                 return
             time.sleep(0.05)
+
+    def _check_loss(self, killed_ns: int) -> None:
+        """A killed recorder may lose its last second and no more."""
+        capture = open_capture(self.capture)
+        if killed_ns - capture.start_ns < WARM_UP_S * 1e9:
+            return
+        for name in ("samples", "thread_counters"):
+            times = capture.table(name)["time_ns"].to_numpy()
+            lost_s = (killed_ns - int(times.max(initial=0))) / 1e9
+            if lost_s > LOSS_S:
+                self.problems.append(f"{name} ends {lost_s:.2f} s before the kill")
 
     def _check(self) -> None:
         self.problems += self.target.problems()
@@ -245,13 +266,18 @@ def main() -> int:
         target = stack.enter_context(vllm_under_load() if options.vllm else plain_server())
         for hurt in HURTS:
             count = getattr(options, hurt)
-            failed = []
+            failed, hurt_count = [], 0
             for index, run in enumerate(hurt_runs(target, hurt, count, directory, options.seed)):
+                hurt_count += run.hurt_count
                 if run.problems:
                     failed.append(run)
                     print(f"{hurt} {index}, {run.name}: {run.problems}", flush=True)
             failed_count += len(failed)
-            print(f"{hurt}: {count - len(failed)} of {count} runs held", flush=True)
+            held_count = count - len(failed)
+            print(
+                f"{hurt}: {held_count} of {count} runs held ({hurt_count} processes hurt)",
+                flush=True,
+            )
     return 1 if failed_count else 0
 
 

@@ -26,6 +26,7 @@ WORKLOAD = Path(__file__).parent / "gil" / "workload.py"
 VERSIONS = [(3, minor) for minor in range(10, 15)]
 SECONDS = 4
 RATE_HZ = 1000.0
+LOOK_HZ = 1000.0  # by default a fifth of it: more scatter per thread, the same on average
 ATTEMPTS = 3  # where other programs keep the CPUs busy, the truth itself gets vague
 HOLD_TOLERANCE_RATIO = 0.01
 WAIT_TOLERANCE = 0.05  # relative
@@ -99,7 +100,7 @@ def measure_once(python: str, scenario: str) -> Run:
         assert program.stdout is not None
         try:
             json.loads(program.stdout.readline())
-            link = SamplerLink(keeper, [find_gil(program.pid)], rate_hz=RATE_HZ, look_hz=200)
+            link = SamplerLink(keeper, [find_gil(program.pid)], rate_hz=RATE_HZ, look_hz=LOOK_HZ)
             stopping = threading.Event()
             stream = link.batches(stopping)
             while (batch := next(stream)) is None or not len(batch.samples):

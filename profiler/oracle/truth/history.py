@@ -17,8 +17,8 @@ from typing import Final, TypedDict
 from profiler.oracle.stages import Stage
 from profiler.oracle.truth.ledger import LedgerCut, cut_all, released, staged
 
-TICK_NS: Final = 100_000_000
-# A quarter of an hour of ticks; older cuts are dropped.
+TICK_NS: Final = 250_000_000
+# Forty minutes of ticks; older cuts are dropped.
 _CUTS_MAX: Final = 9_000
 # What one timed release can be wrong by: its marks stand outside the call, 1 to 3 us of work with
 # the GIL from where it is really dropped and taken again (measured by reading the GIL's state in

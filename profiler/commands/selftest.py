@@ -1,0 +1,98 @@
+"""``cputax selftest``: this tool's own error, measured on this machine against a known truth."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from analyzers.analysis import analyze
+from collectors import open_capture
+from collectors.errors import ExitCode
+from probes.target import find_target
+from profiler.commands.demo import LOAD, WARM_UP_S
+from profiler.options import Duration
+from profiler.oracle.selftest import Comparison, Figure, compare
+from profiler.practice import running_oracle, under_load
+from profiler.probe_set import make_probes
+from profiler.recording import record
+from profiler.render.console import console, safe
+from profiler.session import Session
+
+_HEADINGS = {
+    Figure.STAGE_SHARE: "CPU by stage, share of the process's CPU time",
+    Figure.GIL_HELD: "GIL held, share of the time",
+    Figure.RUN_QUEUE_WAIT: "Ready to run and waiting for a CPU",
+}
+
+
+@click.command()
+@click.option(
+    "-d", "--duration", type=Duration(), default="20s", show_default=True,
+    help="How long to record.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep the capture here.")
+def command(duration: float, as_json: bool, output: Path | None) -> int:
+    """Record a small server that keeps its own books, and print the error of each figure.
+
+    Exit code 1 when a figure is off by more than its limit.
+    """
+    out = console(to_stderr=True)
+    with tempfile.TemporaryDirectory(prefix="cputax-selftest-") as scratch:
+        directory = output or Path(scratch) / "selftest.capture"
+        with running_oracle() as oracle, under_load(oracle, LOAD, duration + 30.0):
+            time.sleep(WARM_UP_S)
+            session = Session(find_target(oracle.pid), directory, make_probes())
+            problem = record(session, duration, out)
+            if problem is not None:
+                raise problem
+            capture = open_capture(directory)
+            truth = oracle.truth(capture.start_ns, capture.end_ns)
+        rows = compare(truth, analyze(capture).to_json())
+    is_ok = all(row.is_ok for row in rows)
+    if as_json:
+        figures = [{**asdict(row), "is_ok": row.is_ok} for row in rows]
+        click.echo(json.dumps({"schema_version": 1, "is_ok": is_ok, "figures": figures}, indent=1))
+    else:
+        _print(rows)
+    return ExitCode.DONE if is_ok else ExitCode.GATE_OR_PARTIAL
+
+
+def _print(rows: list[Comparison]) -> None:
+    from rich.table import Table
+
+    out = console()
+    for figure, heading in _HEADINGS.items():
+        table = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
+        table.add_column("")
+        for name in ("truth", "measured", "error", "limit", ""):
+            table.add_column(name, justify="right")
+        for row in rows:
+            if row.figure is figure:
+                table.add_row(*_cells(row))
+        out.print(f"\n[bold]{heading}[/]")
+        out.print(table)
+    wrong = sum(not row.is_ok for row in rows)
+    verdict = "[green]all within their limits[/]" if not wrong else f"[red]{wrong} off[/]"
+    out.print(f"\n{len(rows)} figures, {verdict}")
+
+
+def _cells(row: Comparison) -> list[str]:
+    is_time = row.figure is Figure.RUN_QUEUE_WAIT
+    # Shares differ by percentage points; a time differs by a share of itself.
+    unit = "%" if is_time else "pp"
+
+    def value(number: float | None) -> str:
+        if number is None:
+            return "?"
+        return f"{number:.2f} s" if is_time else f"{number:.2%}"
+
+    error = "?" if row.error is None else f"{row.error * 100:+.2f} {unit}"
+    mark = "[green]ok[/]" if row.is_ok else "[red]off[/]"
+    subject = safe(row.subject)
+    return [subject, value(row.truth), value(row.measured), error, f"{row.limit:.0%}", mark]

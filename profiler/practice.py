@@ -1,0 +1,115 @@
+"""The practice ground: the oracle under load, for the demo and the self-test.
+
+Everything started here ends with the ``with`` block, and by itself when this process dies or after
+`MAX_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from collectors.errors import CputaxError
+from probes.server_metrics import fetch
+
+MAX_SECONDS: Final = 300.0
+READY_TIMEOUT_S: Final = 60.0
+END_TIMEOUT_S: Final = 10.0
+TRUTH_TIMEOUT_S: Final = 30.0
+
+
+class OracleFailed(CputaxError):
+    """The practice server did not start or did not answer."""
+
+    slug = "oracle-failed"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the practice server {what}",
+            f"run it by itself to see why: {sys.executable} -m profiler.oracle --max-seconds 20",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A closed loop: users who each send the next prompt when the last answer is whole."""
+
+    users: int
+    prompt_chars: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """A running practice server."""
+
+    url: str
+    pid: int
+
+    def truth(self, start_ns: int, end_ns: int) -> dict[str, Any]:
+        """Return what the server itself knows of ``[start_ns, end_ns)`` (CLOCK_MONOTONIC).
+
+        Raises:
+            OracleFailed: it did not answer.
+        """
+        query = f"/truth?start_ns={start_ns}&end_ns={end_ns}"
+        try:
+            status, body = fetch(self.url, query, TRUTH_TIMEOUT_S)
+            document: dict[str, Any] = json.loads(body)
+        except (OSError, ValueError) as error:
+            raise OracleFailed("did not tell its truth") from error
+        if status != 200:
+            raise OracleFailed(f"did not tell its truth: {document}")
+        return document
+
+
+@contextmanager
+def running_oracle() -> Iterator[Oracle]:
+    """Start the practice server and end it.
+
+    Raises:
+        OracleFailed: it was not ready in time.
+    """
+    command = [sys.executable, "-m", "profiler.oracle", "--die-with-parent"]
+    command += ["--max-seconds", str(MAX_SECONDS)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], READY_TIMEOUT_S)
+        line = process.stdout.readline() if ready else b""
+        if not line:
+            raise OracleFailed("did not become ready")
+        document = json.loads(line)
+        yield Oracle(document["url"], document["pids"]["api_server"])
+    finally:
+        _end(process)
+
+
+@contextmanager
+def under_load(oracle: Oracle, load: Load, seconds: float) -> Iterator[None]:
+    """Load the server from a process of its own, for ``seconds`` or until the block ends."""
+    command = [
+        sys.executable, "-m", "profiler.load.client", "--url", oracle.url,
+        "--users", str(load.users), "--prompt-chars", str(load.prompt_chars),
+        "--max-tokens", str(load.max_tokens), "--seconds", str(seconds),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(END_TIMEOUT_S)
+        return
+    process.kill()
+    process.wait()

@@ -1,0 +1,272 @@
+"""One window of load on a server, with or without a tool attached to it, and what was seen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from probes.pyspy import RATE_HZ, find_pyspy
+from profiler.load.client import Answer, Connection
+from profiler.load.prompts import make_prompt
+
+ROOT: Final = Path(__file__).parents[2]
+WARM_UP_S: Final = 4.0  # twice the time the governor needs to see that the host is saturated
+DRAIN_S: Final = 30.0
+STOP_LIMIT_S: Final = 30.0
+PROMPT_CHARS: Final = 32_000
+MAX_TOKENS: Final = 16
+USER_COUNT: Final = 32
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+OFF, OFF_AGAIN, CPUTAX, PYSPY = "no tool", "no tool again", "cputax attach", "py-spy record"
+VARIANTS: Final = (OFF, OFF_AGAIN, CPUTAX, PYSPY)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """How the server is loaded; ``rate_hz`` None is a closed loop of 32 users."""
+
+    name: str
+    rate_hz: float | None
+
+
+@dataclass
+class Window:
+    """What was measured in one window, from the client's side and from procfs."""
+
+    situation: str
+    variant: str
+    round: int
+    seconds: float
+    latencies_s: list[float]
+    finished_count: int
+    error_count: int
+    idle_ratio: float  # of all cores together
+    tool_cores: float = 0.0  # py-spy's own processes left out
+    pyspy_cores: float = 0.0
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+class LoadWindow:
+    """Chat completions over one shared prompt, from this process, timed per request."""
+
+    def __init__(self, url: str, situation: Situation, seed: int, seconds: float) -> None:
+        self._url = url
+        self._situation = situation
+        self._seed = seed
+        self._seconds = seconds
+        self._answers: list[Answer] = []
+        self.error_count = 0
+        self._body = json.dumps(
+            {
+                "model": "tiny",
+                "messages": [{"role": "user", "content": make_prompt(PROMPT_CHARS, "bench")}],
+                "max_tokens": MAX_TOKENS,
+                "ignore_eos": True,
+                "stream": True,
+                "temperature": 0.0,
+            }
+        ).encode()
+
+    async def run(self, meter: Meter) -> None:
+        """Load the server, and read ``meter`` when the warm-up ends and when the window ends."""
+        began_ns = time.monotonic_ns()
+        self.begin_ns = began_ns + round(WARM_UP_S * 1e9)
+        self.end_ns = self.begin_ns + round(self._seconds * 1e9)
+        if self._situation.rate_hz is None:
+            users = [asyncio.create_task(self._chat()) for _ in range(USER_COUNT)]
+        else:
+            users = [asyncio.create_task(self._once(due)) for due in self._schedule(began_ns)]
+        await asyncio.sleep(_seconds_until(self.begin_ns))
+        meter.begin()
+        await asyncio.sleep(_seconds_until(self.end_ns))
+        meter.end()
+        _, late = await asyncio.wait(users, timeout=DRAIN_S)
+        self.error_count += len(late)
+        for user in late:
+            user.cancel()
+
+    @property
+    def latencies_s(self) -> list[float]:
+        """How long the requests took that were due in the window."""
+        return [
+            answer.done_ns / 1e9
+            for answer in self._answers
+            if self.begin_ns <= answer.due_ns < self.end_ns
+        ]
+
+    @property
+    def finished_count(self) -> int:
+        """How many requests were finished in the window."""
+        ends_ns = (answer.due_ns + answer.done_ns for answer in self._answers)
+        return sum(self.begin_ns <= end_ns < self.end_ns for end_ns in ends_ns)
+
+    def _schedule(self, began_ns: int) -> list[int]:
+        """Return Poisson arrivals; the same in each variant of a round."""
+        chooser = random.Random(self._seed)
+        assert self._situation.rate_hz is not None
+        due_ns, dues = began_ns, []
+        while due_ns < self.end_ns:
+            dues.append(due_ns)
+            due_ns += round(chooser.expovariate(self._situation.rate_hz) * 1e9)
+        return dues
+
+    async def _chat(self) -> None:
+        connection = Connection(self._url)
+        while time.monotonic_ns() < self.end_ns:
+            await self._ask(connection, time.monotonic_ns())
+        connection.close()
+
+    async def _once(self, due_ns: int) -> None:
+        await asyncio.sleep(_seconds_until(due_ns))
+        connection = Connection(self._url)
+        await self._ask(connection, due_ns)
+        connection.close()
+
+    async def _ask(self, connection: Connection, due_ns: int) -> None:
+        answer = Answer(due_ns)
+        await connection.ask(self._body, answer)
+        self._answers.append(answer)
+
+
+def _seconds_until(time_ns: int) -> float:
+    return max(0.0, (time_ns - time.monotonic_ns()) / 1e9)
+
+
+class Meter:
+    """Reads, at both ends of a window, the host's idle time and the tools' CPU time."""
+
+    def __init__(self, tools: list[psutil.Process]) -> None:
+        self._tools = tools
+
+    def begin(self) -> None:
+        """Read at the beginning."""
+        self._first = self._read()
+
+    def end(self) -> None:
+        """Read at the end, and work out the shares."""
+        last = self._read()
+        idle_s, all_s, tool_s, pyspy_s, clock_s = (
+            after - before for before, after in zip(self._first, last, strict=True)
+        )
+        self.idle_ratio = idle_s / all_s
+        self.tool_cores, self.pyspy_cores = tool_s / clock_s, pyspy_s / clock_s
+
+    def _read(self) -> tuple[float, float, float, float, float]:
+        host = psutil.cpu_times()
+        tool_s = pyspy_s = 0.0
+        for root in self._tools:
+            for process in [root, *root.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    is_pyspy = process.name() == "py-spy"
+                    tool_s += 0.0 if is_pyspy else times.user + times.system
+                    pyspy_s += times.user + times.system if is_pyspy else 0.0
+                    # Recorders that were rotated away were the keeper's children.
+                    pyspy_s += times.children_user + times.children_system
+        idle_s = host.idle + host.iowait
+        return idle_s, sum(host[:8]), tool_s, pyspy_s, time.monotonic()
+
+
+@contextlib.contextmanager
+def attached(variant: str, pids: list[int], seconds: float, place: Path) -> Iterator[list[int]]:
+    """Attach the variant's tool to the server whose PIDs are given, root first; yield its PIDs.
+
+    Every recorder has a bounded duration, does not block its target, and dies with this process.
+    """
+    bound_s = round(WARM_UP_S + seconds + DRAIN_S)
+    if variant == CPUTAX:
+        arguments = ["attach", pids[0], "-d", f"{bound_s}s", "-o", place, "-q"]
+        commands = [[sys.executable, "-m", "profiler", *map(str, arguments)]]
+    elif variant == PYSPY:
+        shape = ["-f", "raw", "-r", str(RATE_HZ), "-d", str(bound_s), "--nonblocking"]
+        output = [place.with_suffix(f".{pid}.txt") for pid in pids]
+        commands = [
+            [str(find_pyspy()), "record", *shape, "-p", str(pid), "-o", str(path)]
+            for pid, path in zip(pids, output, strict=True)
+        ]
+    else:
+        commands = []
+    children = [_spawn(command) for command in commands]
+    try:
+        if variant == CPUTAX:
+            _await_file(place / "manifest.json")
+        yield [child.pid for child in children]
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGINT)
+        for child in children:
+            _await_end(child)
+
+
+def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT),
+    )
+
+
+def _await_file(path: Path) -> None:
+    deadline_s = time.monotonic() + STOP_LIMIT_S
+    while not path.exists():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"no {path} within {STOP_LIMIT_S:.0f} s")
+        time.sleep(0.05)
+
+
+def _await_end(child: subprocess.Popen[bytes]) -> None:
+    try:
+        child.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def measure(
+    url: str, pids: list[int], situation: Situation, variant: str, index: int, seconds: float,
+    place: Path,
+) -> Window:  # fmt: skip
+    """Measure one window of round ``index``; ``place`` takes the tool's output."""
+    load = LoadWindow(url, situation, index, seconds)
+    with attached(variant, pids, seconds, place) as tools:
+        meter = Meter([psutil.Process(pid) for pid in tools])
+        asyncio.run(load.run(meter))
+    return Window(
+        situation.name, variant, index, seconds, load.latencies_s, load.finished_count,
+        load.error_count, meter.idle_ratio, meter.tool_cores, meter.pyspy_cores,
+        _report(place) if variant == CPUTAX else {},
+    )  # fmt: skip
+
+
+def _report(capture: Path) -> dict[str, Any]:
+    """Return what the capture and its analysis say of the recording's own quality."""
+    manifest = json.loads((capture / "manifest.json").read_text())
+    finished = subprocess.run(
+        [sys.executable, "-m", "profiler", "analyze", str(capture), "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    analysis = json.loads(finished.stdout)
+    return {
+        "probes": manifest["probes"],
+        "overhead": manifest["overhead"],
+        "coverage": analysis["coverage"],
+        "gap_count": len(analysis["gaps"]) if isinstance(analysis["gaps"], list) else None,
+    }

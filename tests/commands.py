@@ -1,0 +1,43 @@
+"""Run the real ``cputax`` program, as a user does, and look at what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CPUTAX = str(Path(sys.executable).with_name("cputax"))
+
+_ERROR = re.compile(r"^cputax: (?P<message>.+) \[(?P<slug>[a-z-]+)\]\n  try: (?P<remedy>.+)$", re.M)
+
+
+def run_cputax(*arguments: object, wrapper: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run it to its end and return its exit code and output."""
+    return subprocess.run(
+        [*wrapper, CPUTAX, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+def start_cputax(*arguments: object) -> subprocess.Popen[str]:
+    """Start it in the background; its errors are kept for `said_error`."""
+    return subprocess.Popen(
+        [CPUTAX, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said_error(stderr: str) -> dict[str, str]:
+    """Return the slug, the message and the remedy of the one error in ``stderr``."""
+    assert "Traceback" not in stderr, stderr
+    found = list(_ERROR.finditer(stderr))
+    assert len(found) == 1, f"not one error with a remedy: {stderr!r}"
+    return found[0].groupdict()
