@@ -107,10 +107,13 @@ def read_manifest(directory: Path) -> Manifest:
             )
         target = document.pop("target")
         processes = [ProcessRecord(**record) for record in target.pop("processes")]
+        anchors = [Anchor(**record) for record in document.pop("anchors")]
+        if not anchors:
+            raise ValueError("it has no clock anchor")
         return Manifest(
             target=TargetRecord(processes=processes, **target),
             probes=[ProbeRecord(**record) for record in document.pop("probes")],
-            anchors=[Anchor(**record) for record in document.pop("anchors")],
+            anchors=anchors,
             **document,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -30,7 +30,8 @@ TYPICAL_START_NS: Final = 1_300_000
 MTIME_ERROR_NS: Final = 4_000_000
 PROBE: Final = "pyspy"
 
-_NAME = re.compile(r"(\d+)-(\d+)-(\d+)\.json")
+# The widths keep a PID within int32 and a time, with the longest segment added, within int64.
+_NAME = re.compile(r"(\d{1,7})-(\d{1,18})-(\d{1,4})\.json", re.ASCII)
 
 
 def segment_name(pid: int, spawn_ns: int, rate_hz: int) -> str:

@@ -157,4 +157,6 @@ def _become(request: dict, stdout: int, stderr: int, keeper_pid: int) -> None:  
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    KeeperProcess(socket.socket(fileno=int(sys.argv[1]))).run()
+    link = socket.socket(fileno=int(sys.argv[1]))
+    link.set_inheritable(False)  # a recorder that held it would hide our end from the session
+    KeeperProcess(link).run()

@@ -30,7 +30,10 @@ RATE_HZ: Final = 100
 SEGMENT_S: Final = 10.0
 OVERLAP_S: Final = 0.5  # a recorder's start took up to a second on a saturated host
 TICK_HZ: Final = 5.0
-STALL_S: Final = 0.4  # without a timeslice for so long, a recorder has missed ticks
+# A recorder that had no timeslice for so long has missed ticks. Its ticks are Poisson, so at low
+# rates long silences are natural: ten mean intervals are not.
+STALL_S: Final = 0.4
+STALL_TICKS: Final = 10
 STOP_TIMEOUT_S: Final = 5.0
 MAX_RESTARTS: Final = 5
 TYPICAL_TICKS: Final = 100  # a recorder's start costs as much as many of its ticks
@@ -226,7 +229,7 @@ class PySpyProbe:
             self._tick_count += recording.rate_hz * (now_ns - self._last_tick_ns) / 1e9
         stalled_ns = now_ns - recording.progress_ns
         if timeslices != recording.timeslices:
-            if stalled_ns > STALL_S * 1e9:
+            if stalled_ns > max(STALL_S, STALL_TICKS / recording.rate_hz) * 1e9:
                 pid = recording.process.pid
                 account = self._accounts[pid]
                 account.largest_gap_ns = max(account.largest_gap_ns, stalled_ns)

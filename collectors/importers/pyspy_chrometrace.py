@@ -8,6 +8,7 @@ sleeping thread keeps its stack, and a thread that has ended keeps its last one 
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ MAX_NAME_CHARS: Final = 1_000
 NS_PER_US: Final = 1_000
 MAX_TIME_US: Final = 30 * 86_400 * 1_000_000  # no recorder of ours lives a month
 
-_THREAD = re.compile(r"thread \((\d{1,10})\)(?:: (.*))?", re.DOTALL)
+# A thread id is below 2**22 (PID_MAX_LIMIT in linux/threads.h).
+_THREAD = re.compile(r"thread \((\d{1,7})\)(?:: (.*))?", re.DOTALL | re.ASCII)
 
 
 @dataclass(slots=True)
@@ -46,11 +48,18 @@ class _Open:
     since_us: int = 0
 
     def close_run(self, now_us: int) -> None:
-        """Note the path that stood until now; a thread outside any Python frame has no run."""
+        """Note the path that stood until now; a thread outside any Python frame has no run.
+
+        Runs of one thread never overlap: a kernel thread id that was used again (its first owner
+        keeps its last stack to the end of the file) goes on after what is noted of it.
+        """
         if self.runs is not None and self.path:
-            self.runs.start_ns.append(self.since_us * NS_PER_US)
-            self.runs.end_ns.append(now_us * NS_PER_US)
-            self.runs.stack.append(self.path[-1])
+            noted_ns = self.runs.end_ns[-1] if self.runs.end_ns else 0
+            start_ns = max(self.since_us * NS_PER_US, noted_ns)
+            if start_ns < now_us * NS_PER_US:
+                self.runs.start_ns.append(start_ns)
+                self.runs.end_ns.append(now_us * NS_PER_US)
+                self.runs.stack.append(self.path[-1])
         self.since_us = now_us
 
 
@@ -78,6 +87,9 @@ def read_segment(path: Path, stacks: StackTable) -> Segment:
         events = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ImportInvalid(f"{path.name} is not a complete py-spy trace", remedy) from error
+    except OSError as error:
+        reason = errno.errorcode.get(error.errno or 0, "unknown")
+        raise ImportInvalid(f"{path.name} cannot be read ({reason})", remedy) from error
     if not isinstance(events, list):
         raise ImportInvalid(f"{path.name} is not a list of trace events", remedy)
     return _read_events(events, stacks)
@@ -114,12 +126,12 @@ def _read_events(events: list[Any], stacks: StackTable) -> Segment:
                 lost_count += 1
                 continue
             tid = int(match[1])
-            label = (match[2] or "")[:MAX_NAME_CHARS]
+            label = _text(match[2] or "")
             thread.runs = runs_by_tid.setdefault(tid, ThreadRuns(tid, label))
         elif phase == "B" and len(thread.path) < MAX_DEPTH:
             frame = frame_ids.get((name, file))
             if frame is None:
-                frame = stacks.frame(name[:MAX_NAME_CHARS], file[:MAX_NAME_CHARS])
+                frame = stacks.frame(_text(name), _text(file))
                 frame_ids[name, file] = frame
             thread.path.append(stacks.child(thread.path[-1] if thread.path else ROOT, frame))
         elif phase == "E" and thread.path:
@@ -131,3 +143,8 @@ def _read_events(events: list[Any], stacks: StackTable) -> Segment:
     threads = list(runs_by_tid.values())
     first_ns = min((runs.start_ns[0] for runs in threads if runs.start_ns), default=0)
     return Segment(threads, first_ns, last_us * NS_PER_US, lost_count)
+
+
+def _text(name: str) -> str:
+    """Bound a name's length, and replace what JSON can say but UTF-8 cannot (lone surrogates)."""
+    return name[:MAX_NAME_CHARS].encode("utf-8", "replace").decode()

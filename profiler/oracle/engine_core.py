@@ -10,6 +10,7 @@ import os
 import queue
 import select
 import socket
+import sys
 import threading
 from typing import Any
 
@@ -71,7 +72,7 @@ def watch_worker(steps: Channel) -> None:
 def run_steps(scheduler: Scheduler, inbox: Inbox, outbox: Outbox, steps: Channel) -> None:
     """The main thread: one scheduling step after another, waiting when there is no work.
 
-    ``steps`` carries frames both ways. Only the end of the process ends it.
+    ``steps`` carries frames both ways. Raises `ChannelClosed` when the worker is gone.
     """
     finished_ids: list[int] = []
     while True:
@@ -125,7 +126,7 @@ def main() -> None:
     own_the_gil()
 
     steps, worker_steps = socket.socketpair()
-    spawn(
+    _worker = spawn(  # kept, so that nobody reaps it behind our back
         "profiler.oracle.worker",
         [
             f"--steps-fd={worker_steps.fileno()}",
@@ -152,7 +153,10 @@ def main() -> None:
     ):
         threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
     outbox.put({"ready": {"engine_core": os.getpid(), "worker": ready.header["pid"]}})
-    run_steps(Scheduler(), inbox, outbox, channel)
+    try:
+        run_steps(Scheduler(), inbox, outbox, channel)
+    except ChannelClosed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def vllm() -> Iterator[Server]:
     """Yield a server that answers; tests leave it so."""
     with running_server() as running:
         yield running

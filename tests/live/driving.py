@@ -1,4 +1,4 @@
-"""Drive the real command line and the real load client, as a user at a shell would."""
+"""The load of the tokenizer convoy, and what tests need to see of captures and of processes."""
 
 from __future__ import annotations
 
@@ -11,32 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.commands import run_cputax
+
 ROOT = Path(__file__).parents[2]
-COMMAND_LIMIT_S = 120.0
 PROMPT_CHARS = 32_000
 USER_COUNT = 32
-STREAMED_TOKEN_COUNT = 16
-
-
-def cputax(*arguments: str | int | Path) -> subprocess.CompletedProcess[str]:
-    """Run ``cputax`` to its end; the caller judges the exit code."""
-    return subprocess.run(
-        cputax_command(*arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_LIMIT_S,
-    )
-
-
-def cputax_command(*arguments: str | int | Path) -> list[str]:
-    """Return the command line of ``cputax``, run from this checkout by this interpreter."""
-    return [sys.executable, "-m", "profiler", *map(str, arguments)]
+MAX_TOKENS = 16
 
 
 def analysis(capture: Path) -> dict[str, Any]:
     """Return what ``cputax analyze --json`` says of a capture."""
-    finished = cputax("analyze", capture, "--json")
+    finished = run_cputax("analyze", capture, "--json")
     assert finished.returncode == 0, finished.stderr
     document: dict[str, Any] = json.loads(finished.stdout)
     return document
@@ -44,20 +29,18 @@ def analysis(capture: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def chat_load(
-    url: str,
-    seconds: float,
-    *,
-    user_count: int = USER_COUNT,
-    max_tokens: int = STREAMED_TOKEN_COUNT,
+    url: str, seconds: float, *, shares_prompt: bool = True
 ) -> Iterator[subprocess.Popen[str]]:
-    """Keep ``user_count`` users chatting over one shared prompt of 32,000 characters.
+    """Keep 32 users chatting over prompts of 32,000 characters, 16 tokens an answer.
 
+    They share one prompt, which the prefix cache then holds, or each request has one of its own.
     The load ends after ``seconds`` or at the end of the block, whichever comes first.
     """
     client = [sys.executable, "-m", "profiler.load.client", "--url", url, "--model", "tiny"]
-    shape = ["--users", user_count, "--prompt-chars", PROMPT_CHARS, "--max-tokens", max_tokens]
+    shape = ["--users", USER_COUNT, "--prompt-chars", PROMPT_CHARS, "--max-tokens", MAX_TOKENS]
+    prompt = ["--shared-prompt"] if shares_prompt else []
     process = subprocess.Popen(
-        [*client, "--shared-prompt", *map(str, shape), "--seconds", str(seconds)],
+        [*client, *prompt, *map(str, shape), "--seconds", str(seconds)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -5,8 +5,9 @@ every case the target keeps answering, none of its threads is stopped or traced,
 outlives cputax by more than two seconds, and what it wrote opens. The first three once went wrong
 on a real server with a blocking recorder, and the engine died of it.
 
-As a program it runs many: ``python tests/live/robustness_runs.py --kill 100 --freeze 50
---rob 50``, against a small Python server by default or a real vLLM with ``--vllm``.
+As a program it runs many: ``python -m tests.live.robustness_runs --kill 100
+--freeze 50 --rob 50``, against a small Python server by default or, with ``--vllm``, the real one
+under load.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from driving import ROOT, chat_load, cputax_command, processes_marked
-
 from collectors import open_capture
+from tests.commands import CPUTAX, run_cputax
+from tests.live.driving import ROOT, chat_load, processes_marked
 
 MARK = "CPUTAX_TEST_MARK"
 RECORDED_S = 4.0
@@ -129,8 +130,7 @@ class Run:
         self._chooser = chooser
         length = f"{RECORDED_S:.0f}s"
         self._attach = subprocess.Popen(
-            cputax_command("attach", target.pid, "-d", length, "-o", self.capture, "-q"),
-            cwd=ROOT,
+            [CPUTAX, "attach", str(target.pid), "-d", length, "-o", str(self.capture), "-q"],
             env={**os.environ, MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -226,13 +226,7 @@ class Run:
         self.problems += self.target.problems()
         if not self.capture.exists():  # hurt before there was anything to keep
             return
-        opened = subprocess.run(
-            cputax_command("analyze", self.capture, "--json"),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        opened = run_cputax("analyze", self.capture, "--json")
         if opened.returncode != 0:
             self.problems.append(f"the capture does not open: {opened.stderr[-2000:]}")
 
@@ -287,8 +281,8 @@ def vllm_under_load(seconds: float = 3600.0) -> Iterator[HurtTarget]:
     sys.path.insert(0, str(ROOT / "examples" / "vllm_cpu"))
     from serve import running_server
 
-    with running_server() as server, chat_load(server.url, seconds):
-        yield HurtTarget(server.pid, f"{server.url}/health")
+    with running_server() as vllm, chat_load(vllm.url, seconds):
+        yield HurtTarget(vllm.pid, f"{vllm.url}/health")
 
 
 if __name__ == "__main__":

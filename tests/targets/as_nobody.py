@@ -3,6 +3,7 @@
 Everything is imported first, because nobody may not be allowed to read where cputax is installed.
 """
 
+import difflib  # noqa: F401  (click imports it late)
 import os
 import sys
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driving import chat_load
-from robustness_runs import HURTS, HurtTarget, hurt_runs, plain_server
 from serve import Server
+
+from tests.live.driving import chat_load
+from tests.live.robustness_runs import HURTS, HurtTarget, hurt_runs, plain_server
 
 RUN_COUNT = int(os.environ.get("CPUTAX_ROBUSTNESS_RUNS", "2"))
 
@@ -25,9 +26,9 @@ def plain() -> Iterator[HurtTarget]:
 
 
 @pytest.fixture
-def loaded_vllm(server: Server) -> Iterator[HurtTarget]:
-    with chat_load(server.url, seconds=600.0):
-        yield HurtTarget(server.pid, f"{server.url}/health")
+def loaded_vllm(vllm: Server) -> Iterator[HurtTarget]:
+    with chat_load(vllm.url, seconds=600.0):
+        yield HurtTarget(vllm.pid, f"{vllm.url}/health")
 
 
 @pytest.mark.parametrize("hurt", HURTS)
