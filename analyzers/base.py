@@ -8,18 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from analyzers.findings import Finding, abstention
-from analyzers.timeline import Timeline
-
-# Which probe fills a table.
-PROBES: Final = {
-    "samples": "pyspy",
-    "thread_counters": "threads",
-    "gil": "gil",
-    "counters": "server_metrics",
-}
+from analyzers.timeline import PROBES, Timeline
 
 
 @dataclass(frozen=True, slots=True)

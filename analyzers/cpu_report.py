@@ -19,10 +19,14 @@ from analyzers.cpu_time import (
 )
 from analyzers.findings import Finding, Quantity, Rank
 from analyzers.stages import SPIN_WAIT, UNKNOWN, classify
+from analyzers.statistics import wilson
 from analyzers.timeline import Timeline, runs_by_thread
 
 NOTABLE_SPIN_RATIO: Final = 0.05  # of the CPU time of the whole target
 UNKNOWN_SHOWN_COUNT: Final = 5
+# With fewer samples than this a share's 95 % interval is up to 20 points wide.
+FEW_SAMPLES: Final = 100
+NOTABLE_ROLE_RATIO: Final = 0.05  # of the CPU time of the whole target
 STAGE_CAVEATS: Final = (
     "stages come from sampled stacks, weighted by the scheduler's account of each thread",
     "work below a frame that looks like a wait (libuv under uvloop) takes its thread's mix",
@@ -35,10 +39,13 @@ def run(timeline: Timeline) -> Outcome:
     roles = sorted({one.thread.process.role for one in cpu.threads})
     findings = [] if timeline.once(runs_by_thread) else [missing("stages", "samples", timeline)]
     findings += _findings(cpu)
+    findings += [one for role in roles if (one := _few_samples(timeline, role, cpu)) is not None]
     return Outcome(
         {
             "threads": _thread_rows(cpu),
-            "stages": [row for role in roles for row in _stage_rows(role, cpu.of_role(role))],
+            "stages": [
+                row for role in roles for row in _stage_rows(timeline, role, cpu.of_role(role))
+            ],
             "coverage": [_coverage(timeline, role, cpu.of_role(role)) for role in roles],
         },
         findings,
@@ -84,18 +91,39 @@ def _thread_rows(cpu: CpuTime) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["cpu_seconds"])
 
 
-def _stage_rows(role: str, threads: Sequence[ThreadCpu]) -> list[dict[str, Any]]:
+def _stage_rows(
+    timeline: Timeline, role: str, threads: Sequence[ThreadCpu]
+) -> list[dict[str, Any]]:
+    """Return a role's stages. The interval of a share is that of its number of samples."""
     total_ns = sum(one.cpu_ns for one in threads)
-    return [
-        {
-            "role": role,
-            "stage": stage,
-            "cpu_seconds": cpu_ns / 1e9,
-            "share_ratio": cpu_ns / total_ns,
-            "is_wait": stage == SPIN_WAIT,
-        }
-        for stage, cpu_ns in stage_totals(threads).items()
-    ]
+    count = _sample_count(timeline, threads)
+    rows = []
+    for stage, cpu_ns in stage_totals(threads).items():
+        share = cpu_ns / total_ns
+        low, high = wilson(share, count) if count is not None else (None, None)
+        rows.append(
+            {
+                "role": role,
+                "stage": stage,
+                "cpu_seconds": cpu_ns / 1e9,
+                "share_ratio": share,
+                "share_low": low,
+                "share_high": high,
+                "is_wait": stage == SPIN_WAIT,
+            }
+        )
+    return rows
+
+
+def _sample_count(timeline: Timeline, threads: Sequence[ThreadCpu]) -> float | None:
+    """Return about how many times the sampler saw these threads at work or spinning."""
+    count = 0.0
+    for one in threads:
+        rate_hz = timeline.sampling_rate_hz(one.thread.process)
+        if rate_hz is None:
+            return None
+        count += sum(one.sampled_ns.values()) / 1e9 * rate_hz
+    return count
 
 
 def _coverage(timeline: Timeline, role: str, threads: Sequence[ThreadCpu]) -> dict[str, Any]:
@@ -105,6 +133,7 @@ def _coverage(timeline: Timeline, role: str, threads: Sequence[ThreadCpu]) -> di
     idle nor spinning); ``cpu_classified_ratio`` is of the CPU time of threads that run Python.
     """
     processes = sorted({one.thread.process.pid for one in threads})
+    count = _sample_count(timeline, threads)
     python = [one for one in threads if one.has_stacks]
     totals = stage_totals(python)
     cpu_ns = sum(totals.values())
@@ -113,6 +142,7 @@ def _coverage(timeline: Timeline, role: str, threads: Sequence[ThreadCpu]) -> di
         "role": role,
         "classified_ratio": _classified(threads),
         "cpu_classified_ratio": named_ns / cpu_ns if cpu_ns else None,
+        "sample_count": None if count is None else round(count),
         "sampled_seconds": sum(_sampled(threads).values()) / 1e9,
         "processes": [
             {
@@ -166,6 +196,25 @@ def _unknown_leaves(timeline: Timeline, threads: Sequence[ThreadCpu]) -> list[di
         {"function": function, "file": file, "sampled_seconds": length / 1e9}
         for (function, file), length in largest
     ]
+
+
+def _few_samples(timeline: Timeline, role: str, cpu: CpuTime) -> Finding | None:
+    """Return the warning that a role's stages rest on few samples."""
+    threads = cpu.of_role(role)
+    count = _sample_count(timeline, threads)
+    cpu_seconds = sum(one.cpu_ns for one in threads) / 1e9
+    total_seconds = sum(one.cpu_ns for one in cpu.threads) / 1e9
+    if count is None or count >= FEW_SAMPLES or cpu_seconds < NOTABLE_ROLE_RATIO * total_seconds:
+        return None
+    return Finding(
+        "few-samples",
+        f"The stages of the {role} rest on about {count:.0f} samples of it at work: read their "
+        "shares with their intervals.",
+        Rank.QUALITY,
+        Quantity(count, "samples"),
+        {"role": role, "cpu_seconds": cpu_seconds},
+        ("a recorder that gets no CPU sees less and may miss short stages altogether",),
+    )
 
 
 def _findings(cpu: CpuTime) -> list[Finding]:

@@ -8,8 +8,9 @@ its stack; and the stages of a thread always add up to what the scheduler accoun
 
 A look interval in which a thread ran but showed only waits held work too short to be seen: it takes
 the thread's own mix of stages within `NEAR_NS`, else of the whole capture. Where the sampler saw
-nothing of the thread at all the time is `UNATTRIBUTED`, and for a thread that never runs Python
-(OpenMP, a tokenizer's pool, an allocator) it is `NATIVE`.
+nothing of the thread the time is `UNATTRIBUTED` (its gaps included: a stack from before a gap says
+nothing about the gap), and for a thread that never runs Python (OpenMP, a tokenizer's pool, an
+allocator) it is `NATIVE`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzers.intervals import Times, covered_before, intervals
+from analyzers.intervals import Intervals, Times, covered_before, difference, empty, intervals
 from analyzers.looks import Counters, counters_by_thread
 from analyzers.stages import IDLE, UNKNOWN, StackStages, classify
-from analyzers.timeline import Process, Runs, Thread, Timeline, runs_by_thread
+from analyzers.timeline import PROBES, Process, Runs, Thread, Timeline, runs_by_thread
 
 Floats = NDArray[np.float64]
 
@@ -80,13 +81,49 @@ def measure_cpu(timeline: Timeline) -> CpuTime:
     runs = timeline.once(runs_by_thread)
     stages = timeline.once(classify)
     sampled = {timeline.threads[track].process.track for track in runs}
-    return CpuTime(
-        [
-            _join(timeline.threads[track], one, runs.get(track), stages,
-                  is_process_sampled=timeline.threads[track].process.track in sampled)
-            for track, one in counters.items()
-        ]
-    )  # fmt: skip
+    unseen = {process: _unseen(timeline, process, runs) for process in sampled}
+    threads = []
+    for track, one in counters.items():
+        thread = timeline.threads[track]
+        process = thread.process.track
+        if track in runs:
+            threads.append(_join(thread, one, runs[track], stages, unseen[process]))
+        else:
+            threads.append(_without_stacks(thread, one, is_process_sampled=process in sampled))
+    return CpuTime(threads)
+
+
+def _unseen(timeline: Timeline, process: int, runs: dict[int, Runs]) -> Intervals:
+    """Return when the sampler saw nothing of a process.
+
+    A gap of one recorder in which a run begins was seen by another, which overlapped with it.
+    """
+    gaps = [
+        (row["start_ns"], row["end_ns"])
+        for row in timeline.capture.table("gaps").to_pylist()
+        if row["probe"] == PROBES["samples"] and row["track"] in (process, None)
+    ]
+    if not gaps:
+        return empty()
+    begins = np.sort(
+        np.concatenate(
+            [
+                one.start
+                for track, one in runs.items()
+                if timeline.threads[track].process.track == process
+            ]
+        )
+    )
+    start, end = np.array(gaps, np.int64).T
+    before_end = np.searchsorted(begins, end, side="left")
+    is_unseen = before_end <= np.searchsorted(begins, start, side="right")
+    return intervals(start[is_unseen], end[is_unseen])
+
+
+def _without_stacks(thread: Thread, counters: Counters, *, is_process_sampled: bool) -> ThreadCpu:
+    stage = NATIVE if is_process_sampled else UNATTRIBUTED
+    cells = {stage: counters.run_ns.astype(np.float64)} if counters.run_ns.any() else {}
+    return ThreadCpu(thread, counters, cells, {}, has_stacks=False)
 
 
 def stage_totals(threads: Sequence[ThreadCpu]) -> dict[str, float]:
@@ -99,30 +136,22 @@ def stage_totals(threads: Sequence[ThreadCpu]) -> dict[str, float]:
 
 
 def _join(
-    thread: Thread, counters: Counters, runs: Runs | None, stages: StackStages, *,
-    is_process_sampled: bool,
-) -> ThreadCpu:  # fmt: skip
+    thread: Thread, counters: Counters, runs: Runs, stages: StackStages, unseen: Intervals
+) -> ThreadCpu:
     cpu = counters.run_ns.astype(np.float64)
-    if runs is None:
-        stage = NATIVE if is_process_sampled else UNATTRIBUTED
-        cells = {stage: cpu} if counters.run_ns.any() else {}
-        return ThreadCpu(thread, counters, cells, {}, has_stacks=False)
     edges = counters.edges
     codes = stages.stage(thread.process.role, runs.stack)
     idle = stages.map.code(IDLE)
     working = [int(code) for code in np.unique(codes) if code != idle]
-    seen = intervals(runs.start, runs.end)
-    by_stage = [intervals(runs.start[codes == code], runs.end[codes == code]) for code in working]
+    seen = difference(intervals(runs.start, runs.end), unseen)
+    by_stage = [
+        difference(intervals(runs.start[codes == code], runs.end[codes == code]), unseen)
+        for code in working
+    ]
     shown = _stack([covered_before(one, edges) for one in by_stage], len(edges))
     overlap = np.diff(shown)
-    near = np.stack(
-        (edges[:-1] - NEAR_NS, edges[1:] + NEAR_NS)
-    )  # the neighbourhood of each look interval
-    was_seen = np.diff(np.stack([covered_before(seen, side) for side in near]), axis=0)[0] > 0
-    nearby = _stack(
-        [covered_before(one, near[1]) - covered_before(one, near[0]) for one in by_stage],
-        len(edges) - 1,
-    )
+    was_seen = _nearby(seen, edges) > 0
+    nearby = _stack([_nearby(one, edges) for one in by_stage], len(edges) - 1)
     overall = np.array([one.total() for one in by_stage], np.float64)[:, None]
     weights = np.where(overlap.any(axis=0), overlap, np.where(nearby.any(axis=0), nearby, overall))
     totals = weights.sum(axis=0)
@@ -143,6 +172,11 @@ def _join(
         for code, row in zip(working, overlap, strict=True)
     }
     return ThreadCpu(thread, counters, cells, sampled_ns, has_stacks=True)
+
+
+def _nearby(one: Intervals, edges: Times) -> Times:
+    """Return how much of ``one`` lies within `NEAR_NS` of each look interval."""
+    return covered_before(one, edges[1:] + NEAR_NS) - covered_before(one, edges[:-1] - NEAR_NS)
 
 
 def _stack(rows: list[Times], width: int) -> Times:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,14 @@ from analyzers.intervals import Times
 from collectors.capture import Capture
 
 T = TypeVar("T")
+
+# Which probe fills a table.
+PROBES: Final = {
+    "samples": "pyspy",
+    "thread_counters": "threads",
+    "gil": "gil",
+    "counters": "server_metrics",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,15 @@ class Timeline:
         """Return the process's threads in order of their ids."""
         own = [thread for thread in self.threads.values() if thread.process is process]
         return sorted(own, key=lambda thread: thread.tid)
+
+    def sampling_rate_hz(self, process: Process) -> float | None:
+        """Return the rate at which a process's stacks were really looked at; None if not told."""
+        for record in self.capture.manifest.probes:
+            if record.name == PROBES["samples"]:
+                own = record.detail.get("processes", {}).get(str(process.pid), {})
+                rate_hz: float | None = own.get("achieved_hz", record.achieved_hz)
+                return rate_hz or record.requested_hz
+        return None
 
 
 def column(table: pa.Table, name: str, kind: type[np.generic] = np.int64) -> NDArray[Any]:

@@ -129,7 +129,7 @@ def _stretches(timeline: Timeline, thread: Thread, start_ns: int, end_ns: int) -
         return empty()
     codes = stages.stage(thread.process.role, runs.stack)
     is_service = np.isin(codes, [stages.map.code(stage) for stage in SERVICE])
-    tick_ns = 1e9 / _sampling_rate_hz(timeline)
+    tick_ns = 1e9 / (timeline.sampling_rate_hz(thread.process) or DEFAULT_RATE_HZ)
     raw = joined(runs.start[is_service], runs.end[is_service], within_ns=0)
     closed = joined(raw.start, raw.end, within_ns=int(1.5 * tick_ns))
     filled = covered_before(raw, closed.end) - covered_before(raw, closed.start)
@@ -144,13 +144,6 @@ def _stretches(timeline: Timeline, thread: Thread, start_ns: int, end_ns: int) -
         start_ns,
         end_ns,
     )
-
-
-def _sampling_rate_hz(timeline: Timeline) -> float:
-    for record in timeline.capture.manifest.probes:
-        if record.name == "pyspy":
-            return record.achieved_hz or record.requested_hz or DEFAULT_RATE_HZ
-    return DEFAULT_RATE_HZ
 
 
 def _is_batched(timeline: Timeline) -> bool:

@@ -6,6 +6,7 @@ writes below ``raw/``. `collectors.capture.finalise` turns that into ``tables/TA
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ class Recorder:
         self.row_count = 0
         self._lock = threading.Lock()
         self._pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
-        self._tracks: dict[tuple[int, ...], int] = {}
+        self._tracks: dict[tuple[int, ...], dict[str, Any]] = {}
         self._counters: dict[tuple[str, str], int] = {}
         self._lost: dict[str, int] = {}
         self._stopping = threading.Event()
@@ -55,6 +56,9 @@ class Recorder:
                     "choose another directory with -o, or remove this one first",
                 )
             (directory / "stream").mkdir(parents=True)
+        except OSError as error:
+            raise output_error(error, str(directory)) from error
+        try:
             (directory / "raw").mkdir()
             self._reserve = directory / ".reserve"
             self._reserve.write_bytes(b"\0" * RESERVE_BYTES)
@@ -64,6 +68,8 @@ class Recorder:
                 for name, schema in TABLES.items()
             }
         except OSError as error:
+            # It was not there or empty, so all that is in it is ours, and no capture yet.
+            shutil.rmtree(directory, ignore_errors=True)
             raise output_error(error, str(directory)) from error
         self._writer = threading.Thread(target=self._write_loop, name="recorder", daemon=True)
         self._writer.start()
@@ -104,12 +110,20 @@ class Recorder:
         return self._track((process, pid, tid), {**row, "role": role, "inner_tid": inner_tid})
 
     def _track(self, key: tuple[int, ...], row: dict[str, Any]) -> int:
+        """Register a track, and again when somebody knows more of it: the last row counts."""
         with self._lock:
-            track = self._tracks.get(key)
-            if track is not None:
+            known = self._tracks.get(key)
+            if known is None:
+                merged = {"track": len(self._tracks), **row}
+            else:
+                lacking = [name for name in row if known[name] in (None, "")]
+                merged = {**known, **{name: row[name] for name in lacking}}
+            track: int = merged["track"]
+            if merged == known:
                 return track
-            track = self._tracks[key] = len(self._tracks)
-        self.append("tracks", {"track": [track], **{name: [value] for name, value in row.items()}})
+            self._tracks[key] = merged
+            columns = {name: [value] for name, value in merged.items()}
+        self.append("tracks", columns)
         return track
 
     def counter(self, name: str, labels: str, *, unit: str, kind: str) -> int:

@@ -11,16 +11,21 @@ class Pacer:
     """Calls ``tick`` at ``rate_hz`` on a thread until `stop`.
 
     A late tick is not made up for: deadlines that have passed are skipped, because a burst of
-    catching up would load the machine just when it is short of CPU.
+    catching up would load the machine just when it is short of CPU. What the system refuses in a
+    tick goes to ``on_error``, and the next tick tries again.
     """
 
-    def __init__(self, name: str, rate_hz: float, tick: Callable[[int], None]) -> None:
+    def __init__(
+        self, name: str, rate_hz: float, tick: Callable[[int], None],
+        on_error: Callable[[OSError], None],
+    ) -> None:  # fmt: skip
         self.rate_hz = rate_hz
         self.tick_count = 0
         self.first_ns: int | None = None
         self.last_ns = 0
         self.largest_gap_ns = 0
         self._tick = tick
+        self._on_error = on_error
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -51,7 +56,10 @@ class Pacer:
                 self.largest_gap_ns = max(self.largest_gap_ns, now_ns - self.last_ns)
             self.last_ns = now_ns
             self.tick_count += 1
-            self._tick(now_ns)
+            try:
+                self._tick(now_ns)
+            except OSError as error:
+                self._on_error(error)
             now_ns = time.monotonic_ns()
             deadline_ns += period_ns * max(1, -((deadline_ns - now_ns) // period_ns))
             if self._stopping.wait(max(0, deadline_ns - now_ns) / 1e9):

@@ -70,6 +70,7 @@ class _Account:
     cpu_seconds: float = 0.0
     largest_gap_ns: int = 0
     rates_hz: set[int] = field(default_factory=set)
+    unseen_ns: int | None = None  # since when no recorder has run, though one should
 
 
 class PySpyProbe:
@@ -81,7 +82,7 @@ class PySpyProbe:
         self.rate_hz = rate_hz
         self._program = find_pyspy()
         self._governor: Governor
-        self._pacer = Pacer(self.name, TICK_HZ, self._tick)
+        self._pacer = Pacer(self.name, TICK_HZ, self._tick, self._miss)
         self._current: dict[int, _Recording] = {}
         self._leaving: list[_Recording] = []
         self._accounts: dict[int, _Account] = {}
@@ -139,6 +140,8 @@ class PySpyProbe:
         for recording in recordings:
             recording.child.exited.wait(max(0.0, deadline_s - time.monotonic()))
             self._settle(recording, is_expected=True)
+        for pid in self._accounts:
+            self._note_unseen(pid, time.monotonic_ns(), "no recorder could be started again")
         return self._record()
 
     def _spawn(self, process: Process) -> _Recording:
@@ -178,10 +181,10 @@ class PySpyProbe:
         try:
             for pid in list(self._accounts):
                 self._follow(pid, now_ns)
-        except KeeperGone as error:
-            if not self._is_over:
-                self._is_over = True
-                self._context.recorder.gap(self.name, now_ns, now_ns, error.message)
+        except KeeperGone:
+            self._is_over = True
+            for account in self._accounts.values():
+                account.unseen_ns = account.unseen_ns or now_ns
         self._last_tick_ns = now_ns
         for recording in list(self._leaving):
             if not recording.child.is_alive:
@@ -201,6 +204,7 @@ class PySpyProbe:
             account = self._accounts[pid]
             if account.restart_count <= MAX_RESTARTS and self._context.target.is_alive(process):
                 self._current[pid] = self._spawn(process)
+                self._note_unseen(pid, now_ns, "the recorder had ended and was started again")
             return
         if not recording.child.is_alive:
             del self._current[pid]
@@ -212,6 +216,19 @@ class PySpyProbe:
             self._current[pid] = self._spawn(process)
             recording.until_s = now_ns / 1e9 + OVERLAP_S
             self._leaving.append(recording)
+
+    def _note_unseen(self, pid: int, until_ns: int, reason: str) -> None:
+        account = self._accounts[pid]
+        start_ns, account.unseen_ns = account.unseen_ns, None
+        if start_ns is not None and start_ns < until_ns:
+            account.largest_gap_ns = max(account.largest_gap_ns, until_ns - start_ns)
+            track = self._context.tracks[pid]
+            self._context.recorder.gap(self.name, start_ns, until_ns, reason, track=track)
+
+    def _miss(self, error: OSError) -> None:
+        reason = f"the system refused: {os.strerror(error.errno or 0)}"
+        now_ns = time.monotonic_ns()
+        self._context.recorder.gap(self.name, self._pacer.last_ns, now_ns, reason)
 
     def _watch(self, recording: _Recording, now_ns: int) -> None:
         """A recorder that got no timeslice saw nothing: that is a gap, whatever its file says."""
@@ -248,10 +265,14 @@ class PySpyProbe:
         if summary:
             account.sample_count += int(summary[1])
             account.error_count += int(summary[2])
-        if recording.path.exists() or not self._context.target.is_alive(recording.process):
+        if not self._context.target.is_alive(recording.process):
+            return
+        end_ns = recording.child.exit_ns or time.monotonic_ns()
+        if not is_expected:
+            account.unseen_ns = end_ns
+        if recording.path.exists():
             return
         account.restart_count += not is_expected
-        end_ns = recording.child.exit_ns or time.monotonic_ns()
         said = next((line for line in output.splitlines() if line.strip()), "nothing")
         self._context.recorder.gap(
             self.name, recording.child.spawn_ns, end_ns,

@@ -27,6 +27,7 @@ from probes.target import Process, Target
 RATE_HZ: Final = 1.0
 TIMEOUT_S: Final = 5.0
 LOOK_TIMEOUT_S: Final = 1.0
+MAX_PAGE_BYTES: Final = 64 << 20
 
 _WANTED = re.compile(
     r"(?:# TYPE )?vllm:(time_to_first_token_seconds|request_queue_time_seconds"
@@ -58,14 +59,23 @@ def fetch(url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
     """GET ``path`` of the server at ``url``; return the status and the body.
 
     Raises:
-        OSError, http.client.HTTPException: no answer.
+        OSError, http.client.HTTPException: no answer, or one that takes too long or never ends.
+        ValueError: ``url`` is none.
     """
+    deadline_s = time.monotonic() + timeout_s  # the socket's own is for each read
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, response.read()
+        body = bytearray()
+        while chunk := response.read1(1 << 16):
+            body += chunk
+            if len(body) > MAX_PAGE_BYTES:
+                raise http.client.HTTPException("the page is too long")
+            if time.monotonic() > deadline_s:
+                raise TimeoutError
+        return response.status, bytes(body)
     finally:
         connection.close()
 
@@ -97,7 +107,7 @@ class ServerMetricsProbe:
 
     def __init__(self, url: str | None = None, rate_hz: float = RATE_HZ) -> None:
         self.url = url
-        self._pacer = Pacer(self.name, rate_hz, self._tick)
+        self._pacer = Pacer(self.name, rate_hz, self._tick, self._miss)
         self._context: Context
         self._scrape_seconds: list[float] = []
         self.latest: dict[str, float] = {}  # by sample name, summed over label sets
@@ -115,6 +125,9 @@ class ServerMetricsProbe:
                 status, body = fetch(url, "/metrics", LOOK_TIMEOUT_S)
             except (OSError, http.client.HTTPException) as error:
                 reasons.append(f"{url}: no answer ({type(error).__name__})")
+                continue
+            except ValueError:
+                reasons.append(f"{url!r} is no URL")
                 continue
             if status == 200 and b"vllm:" in body:
                 self.url = url
@@ -152,6 +165,11 @@ class ServerMetricsProbe:
             record.detail["longest_scrape_s"] = max(self._scrape_seconds)
         return record
 
+    def _miss(self, error: Exception, since_ns: int | None = None) -> None:
+        reason = f"no metrics: {type(error).__name__}"
+        start_ns = self._pacer.last_ns if since_ns is None else since_ns
+        self._context.recorder.gap(self.name, start_ns, time.monotonic_ns(), reason)
+
     def _tick(self, _now_ns: int) -> None:
         recorder, target = self._context.recorder, self._context.target
         before_ns = time.monotonic_ns()
@@ -163,8 +181,7 @@ class ServerMetricsProbe:
             now_ns = (before_ns + time.monotonic_ns()) // 2
             found = list(parse_metrics(body.decode("utf-8", "replace")))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = f"no metrics: {type(error).__name__}"
-            recorder.gap(self.name, before_ns, time.monotonic_ns(), reason)
+            self._miss(error, before_ns)
             return
         latest: dict[str, float] = {}
         for name, _, value, _ in found:
@@ -189,4 +206,6 @@ class ServerMetricsProbe:
 def _unit(name: str) -> str:
     if name.endswith("_count"):
         return "requests"
+    if "prefix_cache" in name:  # vLLM counts them in tokens
+        return "tokens"
     return next((unit for part, unit in _UNITS.items() if part in name), "requests")

@@ -45,7 +45,7 @@ class ThreadProbe:
     name = "threads"
 
     def __init__(self, rate_hz: float = RATE_HZ) -> None:
-        self._pacer = Pacer(self.name, rate_hz, self._tick)
+        self._pacer = Pacer(self.name, rate_hz, self._tick, self._miss)
         self._processes: list[Process] = []
         self._threads: dict[tuple[int, int], _Thread] = {}
         self._rows: list[tuple[Any, ...]] = []
@@ -106,6 +106,11 @@ class ThreadProbe:
         self._ticks += 1
         if self._ticks % FLUSH_TICKS == 0:
             self._flush()
+
+    def _miss(self, error: OSError) -> None:
+        reason = f"the system refused: {os.strerror(error.errno or 0)}"
+        now_ns = time.monotonic_ns()
+        self._context.recorder.gap(self.name, self._pacer.last_ns, now_ns, reason)
 
     def _rescan(self) -> None:
         for process in self._processes:

@@ -28,12 +28,15 @@ class Rates:
 def make_probes(
     names: Iterable[str] = PROBE_NAMES, rates: Rates | None = None, metrics_url: str | None = None
 ) -> list[Probe]:
-    """Return the probes with these names, in the order they start."""
+    """Return the probes with these names, in the order they start.
+
+    They stop in reverse: stacks last, because py-spy takes its time to write its files.
+    """
     rates = rates or Rates()
     wanted = set(names)
     every: list[Probe] = [
-        ThreadProbe(),
         pyspy.PySpyProbe(rates.stack_hz),
+        ThreadProbe(),
         gil.GilProbe(rates.gil_hz),
         ServerMetricsProbe(metrics_url),
     ]

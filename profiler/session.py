@@ -19,7 +19,7 @@ from collectors.errors import CputaxError, OutputFull, ProbeUnavailable, TargetE
 from collectors.manifest import Manifest, ProbeRecord, TargetRecord
 from collectors.recorder import Recorder
 from probes.base import Capability, Context, Level, Probe
-from probes.keeper import Keeper
+from probes.keeper import Keeper, KeeperGone
 from probes.server_metrics import ServerMetricsProbe, server_version
 from probes.target import Process, Target
 from profiler import __version__
@@ -72,8 +72,6 @@ class Session:
             )
         self.target.verify()
         self.started_ns = time.monotonic_ns()
-        self._cpu_before = _own_cpu_seconds()
-        self._host_before = self.target.procfs.idle_ns()
         url = next((p.url for p in self.probes if isinstance(p, ServerMetricsProbe)), None)
         manifest = Manifest(
             target=TargetRecord(
@@ -101,6 +99,10 @@ class Session:
                 self._running.append(probe)
             except (CputaxError, OSError) as error:
                 self._fail(probe, error)
+        # The window begins when everything looks, so that no probe is blamed for its start.
+        self.started_ns = manifest.started_ns = time.monotonic_ns()
+        self._cpu_before = _own_cpu_seconds()
+        self._host_before = self.target.procfs.idle_ns()
 
     def run(self, duration_s: float | None, on_tick: Callable[[], None]) -> StopReason:
         """Record until the time is over, the user stops, the target exits or the disk refuses.
@@ -134,6 +136,7 @@ class Session:
         """
         idle_ns, all_ns = self.target.procfs.idle_ns()
         stopped_ns = time.monotonic_ns()
+        is_keeper_gone = self._keeper.is_gone
         for probe in reversed(self._running):
             try:
                 self._records[probe.name] = probe.stop()
@@ -157,6 +160,8 @@ class Session:
         }
         self._recorder.close()
         problem = self._recorder.failure or self._problem(reason, window_s)
+        if problem is None and is_keeper_gone:
+            problem = KeeperGone()
         manifest.state = "complete" if problem is None else "partial"
         try:
             finalise(self.directory, manifest)

@@ -212,9 +212,10 @@ class GilProbe:
         for pid in self._layouts:
             coverage = self._coverage[pid]
             since_ns = coverage.last_ns or began_ns
-            if now_ns - since_ns > coverage.gap_limit_ns + wire.BATCH_NS:
-                reason = self._failure or "no samples arrived"
-                self._gap(since_ns, now_ns, reason, pid)
+            if self._failure is not None:
+                self._gap(since_ns, now_ns, self._failure, pid)
+            elif now_ns - since_ns > coverage.gap_limit_ns + wire.BATCH_NS:
+                self._gap(since_ns, now_ns, "no samples arrived", pid)
 
     def _take(self, batch: Batch) -> None:
         last, self._last = self._last, batch

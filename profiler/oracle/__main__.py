@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--truth", type=Path, help="write the truth here when the server stops")
     parser.add_argument("--max-seconds", type=float, default=600.0, help="stop by then")
+    parser.add_argument("--device-ms", type=float, default=12.0, help="least duration of a step")
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
     if options.die_with_parent:
@@ -72,7 +73,11 @@ async def _serve(options: argparse.Namespace) -> int:
     arguments = [f"--{name}-fd={theirs.fileno()}" for name, (_, theirs) in pairs.items()]
     child = spawn(
         "profiler.oracle.engine_core",
-        [*arguments, f"--deadline-ns={deadline_ns}"],
+        [
+            *arguments,
+            f"--deadline-ns={deadline_ns}",
+            f"--device-ns={round(options.device_ms * 1e6)}",
+        ],
         [theirs.fileno() for _, theirs in pairs.values()],
     )
     for _, theirs in pairs.values():

@@ -119,7 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The oracle's EngineCore")
     for name in ("parent", "requests-fd", "outputs-fd", "control-fd", "worker-control-fd"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--deadline-ns", type=int, required=True)
+    for name in ("deadline-ns", "device-ns"):
+        parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
     become_child(options.parent)
     time_sockets()
@@ -132,6 +133,7 @@ def main() -> None:
             f"--steps-fd={worker_steps.fileno()}",
             f"--control-fd={options.worker_control_fd}",
             f"--deadline-ns={options.deadline_ns}",
+            f"--device-ns={options.device_ns}",
         ],
         [worker_steps.fileno(), options.worker_control_fd],
     )

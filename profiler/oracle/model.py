@@ -17,14 +17,14 @@ from profiler.oracle.truth.ledger import released, staged
 Floats = npt.NDArray[np.float32]
 
 # One wide layer, not several: every call that releases the GIL blurs the GIL truth a little.
-HIDDEN: Final = 64
+HIDDEN: Final = 48
 
 # Sampling looks at the first ids only: the model babbles common tokens at a low price.
 SAMPLED_VOCABULARY: Final = 2_000
 STEP_TOKENS_MAX: Final = 8192
 
-# The pretended device: a step takes this long, whatever the CPU does beside it.
-DEVICE_BASE_NS: Final = 12_000_000
+# The pretended device: a step takes its base time, and this for each token, whatever the CPU does
+# beside it.
 DEVICE_TOKEN_NS: Final = 400
 
 
@@ -116,9 +116,9 @@ def _held(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
 
 
 @staged(Stage.DEVICE_WAIT)
-def wait_for_device(started_ns: int, token_count: int) -> None:
+def wait_for_device(started_ns: int, base_ns: int, token_count: int) -> None:
     """Wait until a device that began at ``started_ns`` would be done with the step."""
-    done_ns = started_ns + DEVICE_BASE_NS + DEVICE_TOKEN_NS * token_count
+    done_ns = started_ns + base_ns + DEVICE_TOKEN_NS * token_count
     left_ns = done_ns - time.monotonic_ns()
     if left_ns > 0:
         released(time.sleep, left_ns / 1e9)

@@ -13,7 +13,7 @@ from profiler.oracle.stages import WAITS
 
 STAGE_SHARE_LIMIT: Final = 0.02  # of the role's CPU time
 GIL_HELD_LIMIT: Final = 0.01  # of the wall time
-WAIT_LIMIT: Final = 0.05  # of the true wait
+WAIT_LIMIT: Final = 0.05  # of the true wait, both as shares of the wall time
 # Below this wait a thread's relative error says nothing: a few scheduler ticks decide it.
 _WAIT_MIN_SECONDS: Final = 0.2
 
@@ -129,12 +129,15 @@ def _compare_gil(truth: dict[str, Any], analysis: dict[str, Any]) -> list[Compar
 
 def _compare_waits(truth: dict[str, Any], analysis: dict[str, Any]) -> list[Comparison]:
     found = []
-    measured = {(row["pid"], row["tid"]): row["wait_seconds"] for row in analysis["run_queue"]}
+    measured = {(row["pid"], row["tid"]): row["wait_ratio"] for row in analysis["run_queue"]}
     for process in truth["processes"]:
+        window_seconds = (process["end_ns"] - process["start_ns"]) / 1e9
         for thread in process["threads"]:
-            expected = thread["wait_seconds"]
-            if expected is None or expected < _WAIT_MIN_SECONDS:
+            wait_seconds = thread["wait_seconds"]
+            if wait_seconds is None or wait_seconds < _WAIT_MIN_SECONDS:
                 continue
+            # Ratios, not seconds: a recording reads its counters a little beyond its edges.
+            expected = wait_seconds / window_seconds
             seen = measured.get((process["pid"], thread["tid"]))
             found.append(
                 Comparison(

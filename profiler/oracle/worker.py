@@ -15,8 +15,11 @@ from profiler.oracle.truth.ledger import own_the_gil
 from profiler.oracle.truth.timed import TimedSocket, time_sockets
 
 
-def run_worker(steps: Channel) -> None:
-    """Compute every step that arrives. Raises `ChannelClosed` when the EngineCore is gone."""
+def run_worker(steps: Channel, device_ns: int) -> None:
+    """Compute every step that arrives; each takes at least ``device_ns``.
+
+    Raises `ChannelClosed` when the EngineCore is gone.
+    """
     model = Model()
     sequences = Sequences()
     send_frame(steps, {"pid": os.getpid()})
@@ -25,7 +28,7 @@ def run_worker(steps: Channel) -> None:
             started_ns = time.monotonic_ns()
             inputs = prepare_inputs(sequences, frame.header, frame.payload)
             tokens = model.sample(model.forward(inputs))
-            wait_for_device(started_ns, len(inputs.token_ids))
+            wait_for_device(started_ns, device_ns, len(inputs.token_ids))
             sampled = iter(tokens)
             for request_id, _, _, samples in frame.header["chunks"]:
                 if samples:
@@ -36,7 +39,7 @@ def run_worker(steps: Channel) -> None:
 def main() -> None:
     """Run until the EngineCore closes its channel."""
     parser = argparse.ArgumentParser(description="The oracle's Worker")
-    for name in ("parent", "steps-fd", "control-fd", "deadline-ns"):
+    for name in ("parent", "steps-fd", "control-fd", "deadline-ns", "device-ns"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
     become_child(options.parent)
@@ -44,7 +47,7 @@ def main() -> None:
     own_the_gil()
     start_control(History("worker"), TimedSocket(fileno=options.control_fd), options.deadline_ns)
     try:
-        run_worker(Channel(TimedSocket(fileno=options.steps_fd)))
+        run_worker(Channel(TimedSocket(fileno=options.steps_fd)), options.device_ns)
     except ChannelClosed:
         return
 

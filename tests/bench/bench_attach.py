@@ -112,6 +112,10 @@ def print_situation(situation: Situation, rounds: Sequence[dict[str, Window]]) -
     idle_ratio = float(np.mean([one.idle_ratio for one in quiet]))
     errors = sum(one.error_count for windows in rounds for one in windows.values())
     print(f"\n{situation.name}: {load}; {len(rounds)} rounds of {quiet[0].seconds:.0f} s windows")
+    others = [one.other_cores for windows in rounds for one in windows.values()]
+    print(
+        f"  other programs used {np.mean(others):.2f} cores, at most {max(others):.2f} in a window"
+    )
     print(f"  without a tool: {idle_ratio:.0%} of the cores idle; failed requests: {errors}")
     for name, statistic, bar in STATISTICS[situation.name]:
         print(f"  {name}, ratio to no tool ({statistic(quiet):.4g} there); required: {bar}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
 import json
 import random
 import signal
@@ -54,8 +55,10 @@ class Window:
     finished_count: int
     error_count: int
     idle_ratio: float  # of all cores together
-    tool_cores: float = 0.0  # py-spy's own processes left out
-    pyspy_cores: float = 0.0
+    server_cores: float
+    tool_cores: float  # py-spy's own processes left out
+    pyspy_cores: float
+    other_cores: float  # what neither the server, the tool nor this process used: a disturbance
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -145,10 +148,24 @@ def _seconds_until(time_ns: int) -> float:
     return max(0.0, (time_ns - time.monotonic_ns()) / 1e9)
 
 
-class Meter:
-    """Reads, at both ends of a window, the host's idle time and the tools' CPU time."""
+@dataclass(frozen=True)
+class CpuSeconds:
+    """CPU time used so far: by the host's idle task, everyone, the server, the tool, and us."""
 
-    def __init__(self, tools: list[psutil.Process]) -> None:
+    idle: float
+    every: float
+    server: float
+    tool: float
+    pyspy: float
+    own: float
+    clock: float
+
+
+class Meter:
+    """Reads, at both ends of a window, who used how much CPU time."""
+
+    def __init__(self, server: list[psutil.Process], tools: list[psutil.Process]) -> None:
+        self._server = server
         self._tools = tools
 
     def begin(self) -> None:
@@ -157,14 +174,16 @@ class Meter:
 
     def end(self) -> None:
         """Read at the end, and work out the shares."""
-        last = self._read()
-        idle_s, all_s, tool_s, pyspy_s, clock_s = (
-            after - before for before, after in zip(self._first, last, strict=True)
-        )
-        self.idle_ratio = idle_s / all_s
-        self.tool_cores, self.pyspy_cores = tool_s / clock_s, pyspy_s / clock_s
+        last, first = dataclasses.astuple(self._read()), dataclasses.astuple(self._first)
+        used = CpuSeconds(*(after - before for after, before in zip(last, first, strict=True)))
+        self.idle_ratio = used.idle / used.every
+        self.server_cores = used.server / used.clock
+        self.tool_cores = used.tool / used.clock
+        self.pyspy_cores = used.pyspy / used.clock
+        ours = used.server + used.tool + used.pyspy + used.own
+        self.other_cores = max(0.0, used.every - used.idle - ours) / used.clock
 
-    def _read(self) -> tuple[float, float, float, float, float]:
+    def _read(self) -> CpuSeconds:
         host = psutil.cpu_times()
         tool_s = pyspy_s = 0.0
         for root in self._tools:
@@ -176,8 +195,11 @@ class Meter:
                     pyspy_s += times.user + times.system if is_pyspy else 0.0
                     # Recorders that were rotated away were the keeper's children.
                     pyspy_s += times.children_user + times.children_system
-        idle_s = host.idle + host.iowait
-        return idle_s, sum(host[:8]), tool_s, pyspy_s, time.monotonic()
+        server = [process.cpu_times() for process in self._server]
+        return CpuSeconds(
+            host.idle + host.iowait, sum(host[:8]), sum(one.user + one.system for one in server),
+            tool_s, pyspy_s, time.process_time(), time.monotonic(),
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -245,11 +267,13 @@ def measure(
     """Measure one window of round ``index``; ``place`` takes the tool's output."""
     load = LoadWindow(url, situation, index, seconds)
     with attached(variant, pids, seconds, place) as tools:
-        meter = Meter([psutil.Process(pid) for pid in tools])
+        server = [psutil.Process(pid) for pid in pids]
+        meter = Meter(server, [psutil.Process(pid) for pid in tools])
         asyncio.run(load.run(meter))
     return Window(
         situation.name, variant, index, seconds, load.latencies_s, load.finished_count,
-        load.error_count, meter.idle_ratio, meter.tool_cores, meter.pyspy_cores,
+        load.error_count, meter.idle_ratio, meter.server_cores, meter.tool_cores,
+        meter.pyspy_cores, meter.other_cores,
         _report(place) if variant == CPUTAX else {},
     )  # fmt: skip
 

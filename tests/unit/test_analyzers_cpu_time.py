@@ -162,6 +162,45 @@ def test_a_thread_id_that_was_used_again_begins_anew() -> None:
     assert counters.run_ns.sum() == 70_000_000
 
 
+def test_a_stack_from_before_a_gap_says_nothing_about_the_gap() -> None:
+    made, thread = one_thread()
+    for ms in range(0, 10_001, 50):
+        made.look(thread, ms, run=ms)
+    made.run(thread, 0, 100, TOKENIZE)
+    made.run(thread, 100, 9_900, DETOKENIZE)  # seen at 100, then not for 9.7 s
+    made.run(thread, 9_900, 10_000, TOKENIZE)
+    made.gap("pyspy", 200, 9_900)
+    stages = stages_of(measure_cpu(Timeline(made.build())))
+    assert stages["unattributed"] > 7_000  # all but a second at each end
+    assert stages["detokenize"] < 1_000
+
+
+def test_a_gap_that_another_recorder_saw_is_none() -> None:
+    made, thread = one_thread()
+    made.look(thread, 0, run=0)
+    made.look(thread, 1000, run=1000)
+    made.run(thread, 0, 500, TOKENIZE)
+    made.run(thread, 500, 1000, DETOKENIZE)
+    made.gap("pyspy", 0, 1000, "a recorder was killed while the next one ran")
+    stages = stages_of(measure_cpu(Timeline(made.build())))
+    assert stages == pytest.approx({"tokenize": 500, "detokenize": 500})
+
+
+def test_few_samples_make_wide_intervals_and_a_warning() -> None:
+    made, thread = one_thread()
+    made.look(thread, 0, run=0)
+    made.look(thread, 1000, run=1000)
+    made.run(thread, 0, 500, TOKENIZE)
+    made.run(thread, 500, 1000, DETOKENIZE)
+    made.probe("pyspy", "works", achieved_hz=10.0)
+    analysis = analyze(made.build())
+    row = analysis.sections["stages"][0]
+    assert row["share_low"] < 0.25
+    assert row["share_high"] > 0.75
+    assert analysis.sections["coverage"][0]["sample_count"] == 10
+    assert any(one.slug == "few-samples" for one in analysis.findings)
+
+
 looks_of = st.lists(st.tuples(st.integers(2, 120), st.integers(0, 120)), min_size=1, max_size=30)
 runs_of = st.lists(
     st.tuples(

@@ -20,11 +20,11 @@ MS = 1_000_000
 
 
 def encode(
-    samples: list[tuple[int, ...]], waiters: list[int] = [], events: list[tuple[int, ...]] = []  # noqa: B006
+    samples: list[tuple[int, ...]],
+    waiters: list[int] = [],
+    events: list[tuple[int, ...]] = [],  # noqa: B006
 ) -> bytes:
-    header = wire.HEADER.pack(
-        wire.MAGIC, len(samples), len(waiters), len(events), 5, 6, 7, 8
-    )
+    header = wire.HEADER.pack(wire.MAGIC, len(samples), len(waiters), len(events), 5, 6, 7, 8)
     body = b"".join(wire.SAMPLE.pack(*sample, 0) for sample in samples)
     body += b"".join(map(wire.WAITER.pack, waiters))
     return header + body + b"".join(wire.EVENT.pack(*event) for event in events)

@@ -34,7 +34,8 @@ def make_truth() -> dict[str, Any]:
             "stages": {"idle": stage(0.0), "tokenize": stage(6.0)},
         },
     ]
-    return {"processes": [{"pid": 1, "role": "api_server", "threads": threads}]}
+    process = {"pid": 1, "role": "api_server", "start_ns": 0, "end_ns": 10_000_000_000}
+    return {"processes": [process | {"threads": threads}]}
 
 
 def make_analysis() -> dict[str, Any]:
@@ -48,7 +49,7 @@ def make_analysis() -> dict[str, Any]:
             {"pid": 1, "role": "api_server", "tid": 10, "held_ratio": 0.305, "wanted_ratio": 0.1}
         ],
         "run_queue": [
-            {"pid": 1, "role": "api_server", "tid": 10, "wait_seconds": 1.1, "wait_ratio": 0.1}
+            {"pid": 1, "role": "api_server", "tid": 10, "wait_seconds": 1.2, "wait_ratio": 0.11}
         ],
     }
 

@@ -1,0 +1,216 @@
+"""The sampler child as a process: when it ends, and what it says when a target does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from probes.gil import wire
+from probes.gil.decode import Batch, Decoder
+from probes.gil.layout import GilLayout, to_fields
+from probes.gil.runtime import find_gil
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 30.0
+BUSY = "print('up', flush=True)\nwhile True: pass"
+
+
+@pytest.fixture
+def targets() -> Iterator[list[subprocess.Popen[bytes]]]:
+    started = []
+    for _ in range(2):
+        target = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE)
+        started.append(target)
+        assert target.stdout is not None
+        target.stdout.readline()
+    yield started
+    for target in started:
+        target.kill()
+        target.communicate()
+
+
+class Sampler:
+    """A running child and its stream."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        self.process = process
+        self.channel = channel
+        self._decoder = Decoder()
+
+    def tell(self, layout: GilLayout) -> None:
+        self.channel.sendall(json.dumps(to_fields(layout)).encode() + b"\n")
+
+    def batches(self) -> Iterator[Batch]:
+        """Until it ends."""
+        with suppress(ConnectionError):
+            while chunk := self.channel.recv(1 << 20):
+                yield from self._decoder.feed(chunk)
+
+    def wait(self) -> int:
+        return self.process.wait(DEADLINE_S)
+
+
+@contextmanager
+def sampler(
+    *layouts: GilLayout, rate_hz: float = 1000, seconds: float = 60, reader_bytes: int = 0
+) -> Iterator[Sampler]:
+    ours, theirs = socket.socketpair()
+    if reader_bytes:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, reader_bytes)
+    ours.settimeout(DEADLINE_S)
+    with ours:
+        for layout in layouts:
+            ours.sendall(json.dumps(to_fields(layout)).encode() + b"\n")
+        command = [sys.executable, "-S", "-P", "-m", "probes.gil.sampler"]
+        with theirs:
+            process = subprocess.Popen(
+                [*command, str(rate_hz), "200", str(seconds)],
+                stdout=theirs, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+        try:
+            yield Sampler(process, ours)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def first_with(stream: Iterator[Batch], pid: int) -> Batch:
+    return next(batch for batch in stream if (batch.samples["pid"] == pid).any())
+
+
+def codes(batches: list[Batch]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for batch in batches:
+        for event in batch.events:
+            found.setdefault(event.pid, []).append(event.code)
+    return found
+
+
+def test_one_target_s_end_is_told_and_the_other_goes_on(
+    targets: list[subprocess.Popen[bytes]],
+) -> None:
+    first, second = targets
+    with sampler(find_gil(first.pid), find_gil(second.pid)) as running:
+        stream = running.batches()
+        seen = [first_with(stream, first.pid)]
+        first.kill()
+        while wire.EXITED not in codes(seen).get(first.pid, []):
+            seen.append(next(stream))
+        seen.append(first_with(stream, second.pid))
+        second.kill()
+        seen += list(stream)
+        assert codes(seen) == {target.pid: [wire.TAKEN_UP, wire.EXITED] for target in targets}
+        assert running.wait() == 0
+
+
+def test_a_target_can_be_added_later(targets: list[subprocess.Popen[bytes]]) -> None:
+    first, second = targets
+    with sampler(find_gil(first.pid)) as running:
+        stream = running.batches()
+        first_with(stream, first.pid)
+        running.tell(find_gil(second.pid))
+        batch = first_with(stream, second.pid)
+        assert set(batch.samples["pid"].tolist()) == {first.pid, second.pid}
+
+
+def test_it_names_the_holder(targets: list[subprocess.Popen[bytes]]) -> None:
+    pid = targets[0].pid
+    with sampler(find_gil(pid)) as running:
+        samples = first_with(running.batches(), pid).samples
+        # A single busy thread lets go only for the instant in which it is told to.
+        assert (samples["holder_tid"] == pid).mean() > 0.9
+
+
+def test_it_ends_when_its_time_is_up(targets: list[subprocess.Popen[bytes]]) -> None:
+    with sampler(find_gil(targets[0].pid), seconds=0.1) as running:
+        assert sum(len(batch.samples) for batch in running.batches()) > 0
+        assert running.wait() == 0
+
+
+def test_it_ends_when_nobody_reads_any_more(targets: list[subprocess.Popen[bytes]]) -> None:
+    with sampler(find_gil(targets[0].pid)) as running:
+        next(running.batches())
+        running.channel.close()
+        assert running.wait() == 0
+
+
+def test_it_sends_the_rest_when_told_to_end(targets: list[subprocess.Popen[bytes]]) -> None:
+    with sampler(find_gil(targets[0].pid)) as running:
+        stream = running.batches()
+        next(stream)
+        before_ns = time.monotonic_ns()
+        running.channel.shutdown(socket.SHUT_WR)
+        last = list(stream)[-1]
+        assert last.samples["time_ns"][-1] >= before_ns
+        assert running.wait() == 0
+
+
+def test_a_target_that_is_gone_already_is_told(targets: list[subprocess.Popen[bytes]]) -> None:
+    layout = find_gil(targets[0].pid)
+    targets[0].kill()
+    targets[0].wait()
+    with sampler(layout, find_gil(targets[1].pid)) as running:
+        assert codes([next(running.batches())])[targets[0].pid] == [wire.EXITED]
+
+
+def test_a_reader_that_is_frozen_costs_samples_not_memory(
+    targets: list[subprocess.Popen[bytes]],
+) -> None:
+    """It drops, counts, and the stream is whole when it is read again."""
+    pid = targets[0].pid
+    with sampler(find_gil(pid), rate_hz=10_000, reader_bytes=4096) as running:
+        deadline_s = time.monotonic() + DEADLINE_S
+        # Not reading: wait for it to have run long enough to fill the socket several times over.
+        while _cpu_ticks(running.process.pid) < 20:
+            assert time.monotonic() < deadline_s
+            os.sched_yield()
+        assert _resident_kib(running.process.pid) < 64 * 1024
+        dropped = 0
+        for batch in running.batches():
+            dropped = batch.dropped_count
+            if dropped:
+                break
+        assert dropped > 0
+
+
+def test_it_dies_with_its_parent(targets: list[subprocess.Popen[bytes]]) -> None:
+    """The middle process dies by SIGKILL while we keep the stream open."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE_S)
+    ours.sendall(json.dumps(to_fields(find_gil(targets[0].pid))).encode() + b"\n")
+    middle = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-P', '-m', "
+        "'probes.gil.sampler', '1000', '200', '60'], stdout=int(sys.argv[1])); p.wait()"
+    )
+    with ours:
+        with theirs:
+            parent = subprocess.Popen(
+                [sys.executable, "-c", middle, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+        stream = Decoder().feed(ours.recv(1 << 20))
+        assert stream
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        while ours.recv(1 << 20):  # its end closes the stream; until then the timeout guards us
+            pass
+
+
+def _cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def _resident_kib(pid: int) -> int:
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("VmRSS"))
