@@ -1,4 +1,4 @@
-"""What the CPU time says: rows per process, thread and stage, coverage, and two findings."""
+"""What the CPU time says: rows per process, thread and stage, coverage."""
 
 from __future__ import annotations
 
@@ -8,38 +8,31 @@ from typing import Any, Final
 import numpy as np
 
 from analyzers.base import Analyzer, Outcome, missing
+from analyzers.cpu_findings import cpu_findings, sample_count
 from analyzers.cpu_time import (
-    NATIVE,
-    UNATTRIBUTED,
     UNNAMED,
     CpuTime,
     ThreadCpu,
     measure_cpu,
     stage_totals,
 )
-from analyzers.findings import Finding, Quantity, Rank
+from analyzers.findings import abstention
 from analyzers.stages import SPIN_WAIT, UNKNOWN, classify
 from analyzers.statistics import wilson
 from analyzers.timeline import Timeline, runs_by_thread
 
-NOTABLE_SPIN_RATIO: Final = 0.05  # of the CPU time of the whole target
 UNKNOWN_SHOWN_COUNT: Final = 5
-# With fewer samples than this a share's 95 % interval is up to 20 points wide.
-FEW_SAMPLES: Final = 100
-NOTABLE_ROLE_RATIO: Final = 0.05  # of the CPU time of the whole target
-STAGE_CAVEATS: Final = (
-    "stages come from sampled stacks, weighted by the scheduler's account of each thread",
-    "work below a frame that looks like a wait (libuv under uvloop) takes its thread's mix",
-)
 
 
 def run(timeline: Timeline) -> Outcome:
     """Report where the CPU time went."""
     cpu = timeline.once(measure_cpu)
+    if not cpu.threads:
+        return Outcome(findings=[abstention("cpu-time", "the thread counters were read only once",
+                                            "record for longer")])  # fmt: skip
     roles = sorted({one.thread.process.role for one in cpu.threads})
     findings = [] if timeline.once(runs_by_thread) else [missing("stages", "samples", timeline)]
-    findings += _findings(cpu)
-    findings += [one for role in roles if (one := _few_samples(timeline, role, cpu)) is not None]
+    findings += cpu_findings(timeline, cpu)
     return Outcome(
         {
             "threads": _thread_rows(cpu),
@@ -96,7 +89,7 @@ def _stage_rows(
 ) -> list[dict[str, Any]]:
     """Return a role's stages. The interval of a share is that of its number of samples."""
     total_ns = sum(one.cpu_ns for one in threads)
-    count = _sample_count(timeline, threads)
+    count = sample_count(timeline, threads)
     rows = []
     for stage, cpu_ns in stage_totals(threads).items():
         share = cpu_ns / total_ns
@@ -115,17 +108,6 @@ def _stage_rows(
     return rows
 
 
-def _sample_count(timeline: Timeline, threads: Sequence[ThreadCpu]) -> float | None:
-    """Return about how many times the sampler saw these threads at work or spinning."""
-    count = 0.0
-    for one in threads:
-        rate_hz = timeline.sampling_rate_hz(one.thread.process)
-        if rate_hz is None:
-            return None
-        count += sum(one.sampled_ns.values()) / 1e9 * rate_hz
-    return count
-
-
 def _coverage(timeline: Timeline, role: str, threads: Sequence[ThreadCpu]) -> dict[str, Any]:
     """Return how much of a role's work has a name.
 
@@ -133,7 +115,7 @@ def _coverage(timeline: Timeline, role: str, threads: Sequence[ThreadCpu]) -> di
     idle nor spinning); ``cpu_classified_ratio`` is of the CPU time of threads that run Python.
     """
     processes = sorted({one.thread.process.pid for one in threads})
-    count = _sample_count(timeline, threads)
+    count = sample_count(timeline, threads)
     python = [one for one in threads if one.has_stacks]
     totals = stage_totals(python)
     cpu_ns = sum(totals.values())
@@ -196,104 +178,6 @@ def _unknown_leaves(timeline: Timeline, threads: Sequence[ThreadCpu]) -> list[di
         {"function": function, "file": file, "sampled_seconds": length / 1e9}
         for (function, file), length in largest
     ]
-
-
-def _few_samples(timeline: Timeline, role: str, cpu: CpuTime) -> Finding | None:
-    """Return the warning that a role's stages rest on few samples."""
-    threads = cpu.of_role(role)
-    count = _sample_count(timeline, threads)
-    cpu_seconds = sum(one.cpu_ns for one in threads) / 1e9
-    total_seconds = sum(one.cpu_ns for one in cpu.threads) / 1e9
-    if count is None or count >= FEW_SAMPLES or cpu_seconds < NOTABLE_ROLE_RATIO * total_seconds:
-        return None
-    return Finding(
-        "few-samples",
-        f"The stages of the {role} rest on about {count:.0f} samples of it at work: read their "
-        "shares with their intervals.",
-        Rank.QUALITY,
-        Quantity(count, "samples"),
-        {"role": role, "cpu_seconds": cpu_seconds},
-        ("a recorder that gets no CPU sees less and may miss short stages altogether",),
-    )
-
-
-def _findings(cpu: CpuTime) -> list[Finding]:
-    total_ns = sum(one.cpu_ns for one in cpu.threads)
-    if not total_ns:
-        return []
-    findings = []
-    spin: list[dict[str, Any]] = [
-        {
-            "pid": one.thread.process.pid,
-            "role": one.thread.process.role,
-            "tid": one.thread.tid,
-            "name": one.thread.name,
-            "spin_seconds": spin_ns / 1e9,
-        }
-        for one in cpu.threads
-        if (spin_ns := one.stage_ns().get(SPIN_WAIT, 0.0))
-    ]
-    spin.sort(key=lambda row: -row["spin_seconds"])
-    spin_seconds = sum(row["spin_seconds"] for row in spin)
-    if spin_seconds * 1e9 >= NOTABLE_SPIN_RATIO * total_ns:
-        findings.append(_spinning(spin, spin_seconds, total_ns))
-    findings.append(_largest(cpu, total_ns))
-    return findings
-
-
-def _spinning(rows: list[dict[str, Any]], spin_seconds: float, total_ns: int) -> Finding:
-    ratio = spin_seconds * 1e9 / total_ns
-    first = rows[0]
-    return Finding(
-        "spin-wait",
-        f"{spin_seconds:.2f} s of CPU time ({ratio:.0%}) went into waiting in a busy loop, most of "
-        f"it in {first['name'] or first['tid']} of the {first['role']} (PID {first['pid']}): "
-        "neither work nor idle, and not there for others on a full machine.",
-        Rank.CPU_TIME,
-        Quantity(spin_seconds, "s"),
-        rows[:8],
-        STAGE_CAVEATS[:1],
-        cost_seconds=spin_seconds,
-    )
-
-
-def _largest(cpu: CpuTime, total_ns: int) -> Finding:
-    """Return the finding that names the stage of work that took the most CPU time."""
-    pieces = [
-        (cpu_ns, stage, one)
-        for one in cpu.threads
-        for stage, cpu_ns in one.stage_ns().items()
-        if stage != SPIN_WAIT
-    ]
-    pieces.sort(key=lambda piece: -piece[0])
-    cpu_ns, stage, top = pieces[0] if pieces else (0.0, UNATTRIBUTED, cpu.threads[0])
-    process = top.thread.process
-    doing = {
-        NATIVE: "running native code outside Python",
-        UNATTRIBUTED: "doing what no sample saw",
-        UNKNOWN: "in functions that no stage rule knows",
-    }.get(stage, f"in stage {stage}")
-    return Finding(
-        "top-stage",
-        f"Most CPU time went to {top.thread.name or top.thread.tid} of the {process.role} "
-        f"(PID {process.pid}) {doing}: {cpu_ns / 1e9:.2f} s, {cpu_ns / total_ns:.0%} of the "
-        f"target's {total_ns / 1e9:.2f} s.",
-        Rank.CPU_TIME,
-        Quantity(cpu_ns / 1e9, "s"),
-        [
-            {
-                "pid": one.thread.process.pid,
-                "role": one.thread.process.role,
-                "tid": one.thread.tid,
-                "name": one.thread.name,
-                "stage": name,
-                "cpu_seconds": piece_ns / 1e9,
-            }
-            for piece_ns, name, one in pieces[:8]
-        ],
-        STAGE_CAVEATS,
-        cost_seconds=cpu_ns / 1e9,
-    )
 
 
 ANALYZER: Final = Analyzer("cpu-time", ("thread_counters",), run)

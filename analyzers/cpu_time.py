@@ -6,7 +6,9 @@ of a thread between two looks at its counters is divided among the stages of the
 showed between them, by duration, waits left out. A thread that did not run gets nothing, whatever
 its stack; and the stages of a thread always add up to what the scheduler accounted.
 
-A look interval in which a thread ran but showed only waits held work too short to be seen: it takes
+Where the sampler was slow, or its clock is uncertain, look intervals are first grouped until each
+group spans `TICKS_PER_GROUP` ticks and the clock error: a share taken from one sample is noise. A
+group in which a thread ran but showed only waits held work too short to be seen: it takes
 the thread's own mix of stages within `NEAR_NS`, else of the whole capture. Where the sampler saw
 nothing of the thread the time is `UNATTRIBUTED` (its gaps included: a stack from before a gap says
 nothing about the gap), and for a thread that never runs Python (OpenMP, a tokenizer's pool, an
@@ -32,6 +34,7 @@ Floats = NDArray[np.float64]
 NATIVE: Final = "native"  # a thread that never runs Python
 UNATTRIBUTED: Final = "unattributed"  # CPU time for which no stack was seen
 NEAR_NS: Final = 1_000_000_000
+TICKS_PER_GROUP: Final = 5
 UNNAMED: Final = frozenset({UNKNOWN, UNATTRIBUTED})
 
 
@@ -87,7 +90,8 @@ def measure_cpu(timeline: Timeline) -> CpuTime:
         thread = timeline.threads[track]
         process = thread.process.track
         if track in runs:
-            threads.append(_join(thread, one, runs[track], stages, unseen[process]))
+            width_ns = _group_width_ns(timeline, thread.process)
+            threads.append(_join(thread, one, runs[track], stages, unseen[process], width_ns))
         else:
             threads.append(_without_stacks(thread, one, is_process_sampled=process in sampled))
     return CpuTime(threads)
@@ -120,6 +124,15 @@ def _unseen(timeline: Timeline, process: int, runs: dict[int, Runs]) -> Interval
     return intervals(start[is_unseen], end[is_unseen])
 
 
+def _group_width_ns(timeline: Timeline, process: Process) -> int:
+    """Return over how long samples must be pooled to divide CPU time; 0 when nothing is known."""
+    rate_hz = timeline.sampling_rate_hz(process)
+    if rate_hz is None:
+        return 0
+    ticks_ns = TICKS_PER_GROUP * 1e9 / rate_hz
+    return int(min(NEAR_NS, max(ticks_ns, 2 * timeline.sampling_clock_error_ns())))
+
+
 def _without_stacks(thread: Thread, counters: Counters, *, is_process_sampled: bool) -> ThreadCpu:
     stage = NATIVE if is_process_sampled else UNATTRIBUTED
     cells = {stage: counters.run_ns.astype(np.float64)} if counters.run_ns.any() else {}
@@ -136,10 +149,13 @@ def stage_totals(threads: Sequence[ThreadCpu]) -> dict[str, float]:
 
 
 def _join(
-    thread: Thread, counters: Counters, runs: Runs, stages: StackStages, unseen: Intervals
-) -> ThreadCpu:
+    thread: Thread, counters: Counters, runs: Runs, stages: StackStages, unseen: Intervals,
+    group_width_ns: int,
+) -> ThreadCpu:  # fmt: skip
     cpu = counters.run_ns.astype(np.float64)
-    edges = counters.edges
+    first = _group_starts(counters.edges, group_width_ns)
+    sizes = np.diff(first, append=len(cpu))
+    edges = counters.edges[np.append(first, len(cpu))]
     codes = stages.stage(thread.process.role, runs.stack)
     idle = stages.map.code(IDLE)
     working = [int(code) for code in np.unique(codes) if code != idle]
@@ -156,7 +172,8 @@ def _join(
     weights = np.where(overlap.any(axis=0), overlap, np.where(nearby.any(axis=0), nearby, overall))
     totals = weights.sum(axis=0)
     is_attributed = was_seen & (totals > 0)
-    shares = weights / np.where(totals > 0, totals, 1)
+    shares = np.repeat(weights / np.where(totals > 0, totals, 1), sizes, axis=1)
+    is_attributed = np.repeat(is_attributed, sizes)
     divided = shares * np.where(is_attributed, cpu, 0.0)
     cells = {
         stages.map.stages[code]: row
@@ -166,12 +183,19 @@ def _join(
     rest = np.where(is_attributed, 0.0, cpu)
     if rest.any():
         cells[UNATTRIBUTED] = rest
-    ran = counters.run_ns > 0
+    ran = np.add.reduceat(counters.run_ns, first) > 0
     sampled_ns = {
         stages.map.stages[code]: int(row[ran].sum())
         for code, row in zip(working, overlap, strict=True)
     }
     return ThreadCpu(thread, counters, cells, sampled_ns, has_stacks=True)
+
+
+def _group_starts(edges: Times, width_ns: int) -> NDArray[np.intp]:
+    """Return the index of the first interval in each stretch of ``width_ns`` that has one."""
+    begins = edges[:-1] - edges[0]
+    number = begins // max(width_ns, 1)
+    return np.flatnonzero(np.diff(number, prepend=-1) > 0)
 
 
 def _nearby(one: Intervals, edges: Times) -> Times:

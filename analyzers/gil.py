@@ -65,16 +65,16 @@ def measure_gil(timeline: Timeline) -> list[ProcessGil]:
     found = []
     for track, rows in rows_by(table, "track").items():
         process = timeline.processes.get(track)
-        if process is not None and len(rows) > 1:
-            found.append(_process(timeline, process, table.take(pa.array(rows))))
+        looks = table.take(pa.array(rows))
+        if process is not None and len(np.unique(column(looks, "time_ns"))) > 1:
+            found.append(_process(timeline, process, looks))
     return found
 
 
 def _process(timeline: Timeline, process: Process, looks: pa.Table) -> ProcessGil:
     times = column(looks, "time_ns")
     weights, gaps = look_weights(times)
-    holder = column(looks.set_column(0, "holder_track", pc.fill_null(looks["holder"], -1)),
-                    "holder_track")  # fmt: skip
+    holder = np.asarray(pc.fill_null(looks["holder"], -1).to_numpy(), np.int64)
     held = Ratio(*ratio_interval(times, weights, (holder >= 0).astype(np.float64)))
     contended, mean_count = _waiting(looks, times, weights)
     wanted, look_count = _wanted(looks, mean_count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from analyzers.base import Analyzer, Outcome
-from analyzers.findings import Finding, Quantity, Rank
+from analyzers.findings import Finding, Quantity, Rank, abstention
 from analyzers.looks import Counters, counters_by_thread
 from analyzers.timeline import Thread, Timeline
 
@@ -20,6 +20,9 @@ CAVEATS: Final = (
 def run(timeline: Timeline) -> Outcome:
     """Report the run-queue wait of every thread and role; a finding where one waited notably."""
     counters = timeline.once(counters_by_thread)
+    if not counters:
+        return Outcome(findings=[abstention("run-queue-wait", "the thread counters were read only "
+                                            "once", "record for longer")])  # fmt: skip
     pairs = [(timeline.threads[track], one) for track, one in counters.items()]
     rows = [_row(thread, one) for thread, one in pairs]
     rows.sort(key=lambda row: -row["wait_seconds"])

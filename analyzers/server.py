@@ -100,7 +100,9 @@ def measure_server(timeline: Timeline) -> ServerMetrics | None:
     vllm_rows = [
         (types[counter], rows)
         for counter, rows in rows_by(table, "counter").items()
-        if counter in types and types[counter]["name"].startswith("vllm:")
+        if counter in types
+        and types[counter]["name"].startswith("vllm:")
+        and np.isfinite(values[rows]).all()  # a gauge may be NaN: not known
     ]
     if not vllm_rows:
         return None

@@ -94,6 +94,13 @@ class Timeline:
                 return rate_hz or record.requested_hz
         return None
 
+    def sampling_clock_error_ns(self) -> int:
+        """Return how far sample times may be off the counters' clock; 0 if not told."""
+        for record in self.capture.manifest.probes:
+            if record.name == PROBES["samples"]:
+                return int(record.detail.get("clock_error_ns", 0))
+        return 0
+
 
 def column(table: pa.Table, name: str, kind: type[np.generic] = np.int64) -> NDArray[Any]:
     """Return a column without nulls as a numpy array."""

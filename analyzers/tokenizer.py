@@ -106,8 +106,7 @@ def run(timeline: Timeline) -> Outcome:
         return Outcome({"tokenizer": None}, [_no_tokenizing(timeline)])
     section = _section(cost)
     if server is None:
-        without = missing(SLUG, "counters", timeline)
-        return Outcome({"tokenizer": section}, [without])
+        return Outcome({"tokenizer": section}, [_no_metrics(timeline)])
     line = _line(cost, server)
     if line is None:
         reason = (
@@ -120,6 +119,12 @@ def run(timeline: Timeline) -> Outcome:
         )
     section |= _line_section(line)
     return Outcome({"tokenizer": section}, _findings(cost, server, line))
+
+
+def _no_metrics(timeline: Timeline) -> Finding:
+    if timeline.capture.table("counters").num_rows == 0:
+        return missing(SLUG, "counters", timeline)
+    return abstention(SLUG, "the server's metrics were read only once", "record for longer: -d 60s")
 
 
 def _no_tokenizing(timeline: Timeline) -> Finding:

@@ -183,8 +183,9 @@ class PySpyProbe:
                 self._follow(pid, now_ns)
         except KeeperGone:
             self._is_over = True
-            for account in self._accounts.values():
-                account.unseen_ns = account.unseen_ns or now_ns
+            for pid, account in self._accounts.items():
+                if self._context.target.is_alive(self._context.target.processes[pid]):
+                    account.unseen_ns = account.unseen_ns or now_ns
         self._last_tick_ns = now_ns
         for recording in list(self._leaving):
             if not recording.child.is_alive:

@@ -159,7 +159,7 @@ def find_servers(procfs: Procfs | None = None) -> list[Target]:
             if role not in roles.SERVER_ROLES:
                 continue
             process = _describe(procfs, pid)
-            if process is None:
+            if process is None or process.role not in roles.SERVER_ROLES:
                 continue
             root = _climb(procfs, process)
             below = [_describe(procfs, child) for child in _descendants(procfs, root.pid)]
@@ -209,12 +209,11 @@ def _runs_python(procfs: Procfs, pid: int, cmdline: list[str]) -> bool:
 
 def _climb(procfs: Procfs, process: Process) -> Process:
     """Return the topmost process of the server that ``process`` is part of."""
-    while process.role in roles.SERVER_ROLES | {roles.RESOURCE_TRACKER}:
+    while True:
         parent = _describe(procfs, process.parent_pid)
         if parent is None or parent.role not in roles.SERVER_ROLES:
-            break
+            return process
         process = parent
-    return process
 
 
 def _descendants(procfs: Procfs, root_pid: int) -> list[int]:

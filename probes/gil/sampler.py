@@ -32,6 +32,7 @@ _PR_SET_TIMERSLACK: Final = 29
 _PR_SET_NAME: Final = 15
 _SCHED_SETATTR: Final = 314  # x86-64
 _SLICE_NS: Final = 100_000  # the shortest that the kernel grants
+LATE_LIMIT_NS: Final = (1 << 32) - 1
 _MASK_64: Final = (1 << 64) - 1
 
 
@@ -113,7 +114,7 @@ class Sampler:
             if wake_ns > now_ns:
                 time.sleep((wake_ns - now_ns) / 1e9)
             slot_ns += period_ns
-            now_ns = self._sample_all()
+            now_ns = self._sample_all(wake_ns)
             if now_ns >= batch_end_ns:
                 batch_end_ns = now_ns + wire.BATCH_NS
                 self._flush()
@@ -126,12 +127,13 @@ class Sampler:
         self._random = (self._random * 6364136223846793005 + 1442695040888963407) & _MASK_64
         return self._random >> 32
 
-    def _sample_all(self) -> int:
-        """Look at every process once; return when."""
+    def _sample_all(self, wake_ns: int) -> int:
+        """Look at every process once; return when. ``wake_ns`` is when that should have been."""
         now_ns = first_ns = time.monotonic_ns()
         if self._last_ns and first_ns - self._last_ns > self._largest_gap_ns:
             self._largest_gap_ns = first_ns - self._last_ns
         self._last_ns = first_ns
+        late_ns = min(max(0, first_ns - wake_ns), LATE_LIMIT_NS)
         gone: list[GilReader] = []
         for reader in self._readers:
             now_ns = time.monotonic_ns()
@@ -153,7 +155,7 @@ class Sampler:
                 self._event(reader.layout.pid, wire.REFUSED, error.errno or 0)
                 continue
             self._samples += wire.SAMPLE.pack(
-                now_ns, switch_count, reader.layout.pid, holder, waiter_count, looked, 0
+                now_ns, switch_count, reader.layout.pid, holder, waiter_count, looked, late_ns
             )
         for reader in gone:
             reader.close()

@@ -24,6 +24,7 @@ from typing import Final
 
 import numpy as np
 import psutil
+from load_window import Situation
 from overhead_windows import (
     CPUTAX,
     OFF,
@@ -31,7 +32,6 @@ from overhead_windows import (
     PYSPY,
     ROOT,
     VARIANTS,
-    Situation,
     Window,
     measure,
 )

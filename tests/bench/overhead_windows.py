@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import dataclasses
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -18,29 +17,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from load_window import DRAIN_S, WARM_UP_S, LoadWindow, Situation
 
 from probes.pyspy import RATE_HZ, find_pyspy
-from profiler.load.client import Answer, Connection
-from profiler.load.prompts import make_prompt
 
 ROOT: Final = Path(__file__).parents[2]
-WARM_UP_S: Final = 4.0  # twice the time the governor needs to see that the host is saturated
-DRAIN_S: Final = 30.0
 STOP_LIMIT_S: Final = 30.0
-PROMPT_CHARS: Final = 32_000
-MAX_TOKENS: Final = 16
-USER_COUNT: Final = 32
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 OFF, OFF_AGAIN, CPUTAX, PYSPY = "no tool", "no tool again", "cputax attach", "py-spy record"
 VARIANTS: Final = (OFF, OFF_AGAIN, CPUTAX, PYSPY)
-
-
-@dataclass(frozen=True)
-class Situation:
-    """How the server is loaded; ``rate_hz`` None is a closed loop of 32 users."""
-
-    name: str
-    rate_hz: float | None
 
 
 @dataclass
@@ -60,92 +45,6 @@ class Window:
     pyspy_cores: float
     other_cores: float  # what neither the server, the tool nor this process used: a disturbance
     report: dict[str, Any] = field(default_factory=dict)
-
-
-class LoadWindow:
-    """Chat completions over one shared prompt, from this process, timed per request."""
-
-    def __init__(self, url: str, situation: Situation, seed: int, seconds: float) -> None:
-        self._url = url
-        self._situation = situation
-        self._seed = seed
-        self._seconds = seconds
-        self._answers: list[Answer] = []
-        self.error_count = 0
-        self._body = json.dumps(
-            {
-                "model": "tiny",
-                "messages": [{"role": "user", "content": make_prompt(PROMPT_CHARS, "bench")}],
-                "max_tokens": MAX_TOKENS,
-                "ignore_eos": True,
-                "stream": True,
-                "temperature": 0.0,
-            }
-        ).encode()
-
-    async def run(self, meter: Meter) -> None:
-        """Load the server, and read ``meter`` when the warm-up ends and when the window ends."""
-        began_ns = time.monotonic_ns()
-        self.begin_ns = began_ns + round(WARM_UP_S * 1e9)
-        self.end_ns = self.begin_ns + round(self._seconds * 1e9)
-        if self._situation.rate_hz is None:
-            users = [asyncio.create_task(self._chat()) for _ in range(USER_COUNT)]
-        else:
-            users = [asyncio.create_task(self._once(due)) for due in self._schedule(began_ns)]
-        await asyncio.sleep(_seconds_until(self.begin_ns))
-        meter.begin()
-        await asyncio.sleep(_seconds_until(self.end_ns))
-        meter.end()
-        _, late = await asyncio.wait(users, timeout=DRAIN_S)
-        self.error_count += len(late)
-        for user in late:
-            user.cancel()
-
-    @property
-    def latencies_s(self) -> list[float]:
-        """How long the requests took that were due in the window."""
-        return [
-            answer.done_ns / 1e9
-            for answer in self._answers
-            if self.begin_ns <= answer.due_ns < self.end_ns
-        ]
-
-    @property
-    def finished_count(self) -> int:
-        """How many requests were finished in the window."""
-        ends_ns = (answer.due_ns + answer.done_ns for answer in self._answers)
-        return sum(self.begin_ns <= end_ns < self.end_ns for end_ns in ends_ns)
-
-    def _schedule(self, began_ns: int) -> list[int]:
-        """Return Poisson arrivals; the same in each variant of a round."""
-        chooser = random.Random(self._seed)
-        assert self._situation.rate_hz is not None
-        due_ns, dues = began_ns, []
-        while due_ns < self.end_ns:
-            dues.append(due_ns)
-            due_ns += round(chooser.expovariate(self._situation.rate_hz) * 1e9)
-        return dues
-
-    async def _chat(self) -> None:
-        connection = Connection(self._url)
-        while time.monotonic_ns() < self.end_ns:
-            await self._ask(connection, time.monotonic_ns())
-        connection.close()
-
-    async def _once(self, due_ns: int) -> None:
-        await asyncio.sleep(_seconds_until(due_ns))
-        connection = Connection(self._url)
-        await self._ask(connection, due_ns)
-        connection.close()
-
-    async def _ask(self, connection: Connection, due_ns: int) -> None:
-        answer = Answer(due_ns)
-        await connection.ask(self._body, answer)
-        self._answers.append(answer)
-
-
-def _seconds_until(time_ns: int) -> float:
-    return max(0.0, (time_ns - time.monotonic_ns()) / 1e9)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What cannot be recorded ends in a sentence, a remedy and the right exit code; the target lives."""
+"""What cannot be recorded ends in a sentence, a remedy and an exit code; the target lives."""
 
 from __future__ import annotations
 

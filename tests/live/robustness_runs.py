@@ -2,12 +2,11 @@
 
 cputax is killed (SIGKILL), frozen (SIGSTOP, ten seconds) or robbed of its py-spy children. In
 every case the target keeps answering, none of its threads is stopped or traced, no recorder
-outlives cputax by more than two seconds, and what it wrote opens. The first three once went wrong
-on a real server with a blocking recorder, and the engine died of it.
+outlives cputax by more than two seconds, and what it wrote opens. An orphaned recorder that pauses
+its target has killed the engine of a real server.
 
-As a program it runs many: ``python -m tests.live.robustness_runs --kill 100
---freeze 50 --rob 50``, against a small Python server by default or, with ``--vllm``, the real one
-under load.
+As a program it runs many, against a small Python server or, with ``--vllm``, the real one under
+load: ``python -m tests.live.robustness_runs --kill 100 --freeze 50 --rob 50``.
 """
 
 from __future__ import annotations
@@ -21,15 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from collectors import open_capture
 from tests.commands import CPUTAX, run_cputax
-from tests.live.driving import ROOT, chat_load, processes_marked
+from tests.live.driving import processes_marked
+from tests.live.hurt_targets import HurtTarget, plain_server, vllm_under_load
 
 MARK = "CPUTAX_TEST_MARK"
 RECORDED_S = 4.0
@@ -38,83 +36,6 @@ OUTLIVE_S = 2.0
 LOSS_S = 1.0
 WARM_UP_S = 2.0  # after which every probe has recorded something
 END_LIMIT_S = 60.0
-ANSWER_LIMIT_S = 20.0  # a saturated server of 32 users takes seconds even undisturbed
-PLAIN_SERVER = """
-import http.server, sys, threading
-class Page(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers(); self.wfile.write(b"ok")
-    def log_message(self, *_): pass
-def spin():
-    while True: sum(range(20000)); threading.Event().wait(0.002)
-for _ in range(3): threading.Thread(target=spin, daemon=True).start()
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
-print(server.server_port, flush=True)
-threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown())).start()
-server.serve_forever()
-"""
-
-
-@dataclass(frozen=True)
-class HurtTarget:
-    """Who is recorded: the root of its tree, and a page that it must keep answering."""
-
-    pid: int
-    url: str
-
-    def pids(self) -> list[int]:
-        """Return the PIDs of the whole tree."""
-        children = subprocess.run(
-            ["ps", "-o", "pid=,ppid=", "-e"], capture_output=True, text=True, check=True
-        )
-        parents = {int(one.split()[0]): int(one.split()[1]) for one in children.stdout.splitlines()}
-        tree = {self.pid}
-        while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
-            tree |= more
-        return sorted(tree)
-
-    def problems(self) -> list[str]:
-        """Return what is wrong with it now; nothing when all is well."""
-        found = []
-        try:
-            with urllib.request.urlopen(self.url, timeout=ANSWER_LIMIT_S) as answer:
-                answer.read()
-        except OSError as error:
-            found.append(f"{self.url} does not answer: {error}")
-        for pid in self.pids():
-            found += _thread_problems(pid)
-        return found
-
-
-def _thread_problems(pid: int) -> list[str]:
-    """Return which threads of a process are stopped or have a tracer."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            status = dict(
-                line.split(":\t", 1) for line in (task / "status").read_text().splitlines()
-            )
-            if status["State"][0] in "Tt" or status["TracerPid"] != "0":
-                state, tracer = status["State"], status["TracerPid"]
-                found.append(f"thread {task.name} of {pid}: {state}, tracer {tracer}")
-    return found
-
-
-@contextlib.contextmanager
-def plain_server() -> Iterator[HurtTarget]:
-    """Run a small Python program with busy threads that answers HTTP; it ends with us."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PLAIN_SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield HurtTarget(process.pid, f"http://127.0.0.1:{int(process.stdout.readline())}/")
-    finally:
-        process.kill()
-        process.wait()
 
 
 class Run:
@@ -273,16 +194,6 @@ def main() -> int:
                 flush=True,
             )
     return 1 if failed_count else 0
-
-
-@contextlib.contextmanager
-def vllm_under_load(seconds: float = 3600.0) -> Iterator[HurtTarget]:
-    """Start the real server with 32 users on it."""
-    sys.path.insert(0, str(ROOT / "examples" / "vllm_cpu"))
-    from serve import running_server
-
-    with running_server() as vllm, chat_load(vllm.url, seconds):
-        yield HurtTarget(vllm.pid, f"{vllm.url}/health")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import pytest
 from serve import Server
 
 from tests.live.driving import chat_load
-from tests.live.robustness_runs import HURTS, HurtTarget, hurt_runs, plain_server
+from tests.live.hurt_targets import HurtTarget, plain_server
+from tests.live.robustness_runs import HURTS, hurt_runs
 
 RUN_COUNT = int(os.environ.get("CPUTAX_ROBUSTNESS_RUNS", "2"))
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gil.truth import UNSURE, ThreadTruth, holders_at, join_spans
 
 from probes.gil.decode import Batch
 from probes.gil.link import SamplerLink
 from probes.gil.runtime import find_gil
 from probes.keeper import Keeper
-from gil.truth import UNSURE, ThreadTruth, holders_at, join_spans
 
 WORKLOAD = Path(__file__).parent / "gil" / "workload.py"
 VERSIONS = [(3, minor) for minor in range(10, 15)]

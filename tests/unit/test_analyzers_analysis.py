@@ -29,6 +29,22 @@ def test_any_table_may_be_missing(left_out: str) -> None:
     json.dumps(analyze(capture).to_json(), allow_nan=False)
 
 
+def test_a_capture_with_one_look_of_each_kind_abstains() -> None:
+    made = CaptureBuilder()
+    process = made.process("api_server")
+    thread = made.thread(process, tid=1)
+    made.look(thread, 0, run=5)
+    made.gil(process, 0, holder=thread)
+    made.gil(process, 0, holder=thread)
+    made.counter(process, 0, "vllm:num_requests_running", float("nan"), kind="level")
+    made.counter(process, 1000, "vllm:num_requests_running", float("nan"), kind="level")
+    made.run(thread, 0, 10, TOKENIZE)
+    analysis = analyze(made.build())
+    json.dumps(analysis.to_json(), allow_nan=False)
+    assert all(one.abstained for one in analysis.findings)
+    assert len(analysis.findings) == len([one for one in ANALYZERS if one.tables])
+
+
 def full() -> CaptureBuilder:
     made = CaptureBuilder()
     process = made.process("api_server")

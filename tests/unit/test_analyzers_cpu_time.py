@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 from captures import DETOKENIZE, LOOP_IDLE, SPIN, TOKENIZE, UNKNOWN, CaptureBuilder
 from hypothesis import given
@@ -201,6 +204,55 @@ def test_few_samples_make_wide_intervals_and_a_warning() -> None:
     assert any(one.slug == "few-samples" for one in analysis.findings)
 
 
+def test_a_slow_sampler_s_stacks_are_pooled() -> None:
+    # Two ticks a second apart from the work they saw: which look interval they fall in is chance.
+    made, thread = one_thread()
+    for ms in range(0, 1001, 50):
+        made.look(thread, ms, run=ms if ms <= 500 else 500)
+    made.run(thread, 0, 250, TOKENIZE)
+    made.run(thread, 250, 600, LOOP_IDLE)
+    made.run(thread, 600, 850, DETOKENIZE)
+    made.run(thread, 850, 1000, LOOP_IDLE)
+    made.probe("pyspy", "works", achieved_hz=5.0)
+    stages = stages_of(measure_cpu(Timeline(made.build())))
+    assert stages == pytest.approx({"tokenize": 250, "detokenize": 250})
+
+
+@pytest.mark.parametrize("rate_hz", [100.0, 25.0])
+def test_shares_of_a_sampled_program_are_near_its_own(rate_hz: float) -> None:
+    # A thread that tokenizes, sends (running a tenth of the time, blocked in the call for the rest)
+    # and sleeps: samples alone would give sending five times its CPU time.
+    random = np.random.default_rng(3)
+    plan = (
+        (TOKENIZE, 15.0, 1.0),
+        (DETOKENIZE, 15.0, 0.1),
+        (UNKNOWN, 3.0, 1.0),
+        (LOOP_IDLE, 30.0, 0.0),
+    )
+    seconds = 60
+    lengths = random.exponential([wall for _, wall, _ in plan], size=(2000, 4)).ravel()
+    ends = np.cumsum(lengths)
+    ran = np.concatenate(([0.0], np.cumsum(lengths * np.tile([on for *_, on in plan], 2000))))
+    made, thread = one_thread()
+    for ms in range(0, seconds * 1000 + 1, 50):
+        made.look(thread, ms, run=float(np.interp(ms, np.append(0.0, ends), ran)))
+    ticks = np.cumsum(random.exponential(1000 / rate_hz, size=int(seconds * rate_hz)))
+    for tick, following in itertools.pairwise(ticks[ticks < seconds * 1000]):
+        frames = plan[int(np.searchsorted(ends, tick)) % 4][0]
+        made.run(thread, tick, following, frames)
+    made.probe("pyspy", "works", achieved_hz=rate_hz)
+    is_inside = ends < seconds * 1000
+    own = [
+        float((lengths * on)[is_inside & (np.arange(len(ends)) % 4 == index)].sum())
+        for index, (*_, on) in enumerate(plan)
+    ]
+    stages = stages_of(measure_cpu(Timeline(made.build())))
+    total = sum(stages.values())
+    for index, stage in enumerate(("tokenize", "detokenize", "unknown")):
+        print(rate_hz, stage, stages[stage] / total, own[index] / sum(own))
+    assert 0
+
+
 looks_of = st.lists(st.tuples(st.integers(2, 120), st.integers(0, 120)), min_size=1, max_size=30)
 runs_of = st.lists(
     st.tuples(
@@ -210,9 +262,9 @@ runs_of = st.lists(
 )
 
 
-@given(looks_of, runs_of)
+@given(looks_of, runs_of, st.sampled_from([5.0, 20.0, 100.0]))
 def test_the_stages_of_a_thread_add_up_to_what_the_scheduler_accounted(
-    looks: list[tuple[int, int]], runs: list[tuple[int, list[tuple[str, str]]]]
+    looks: list[tuple[int, int]], runs: list[tuple[int, list[tuple[str, str]]]], rate_hz: float
 ) -> None:
     made, thread = one_thread()
     at, total = 0, 1000
@@ -224,6 +276,7 @@ def test_the_stages_of_a_thread_add_up_to_what_the_scheduler_accounted(
     for length, frames in runs:
         made.run(thread, begun, begun + length, frames)
         begun += length
+    made.probe("pyspy", "works", achieved_hz=rate_hz)
     cpu = measure_cpu(Timeline(made.build()))
     assert cpu.threads[0].cpu_ns == (total - 1000) * 1_000_000
     assert sum(stages_of(cpu).values()) == pytest.approx(total - 1000, rel=1e-12, abs=1e-9)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -21,8 +23,8 @@ MS = 1_000_000
 
 def encode(
     samples: list[tuple[int, ...]],
-    waiters: list[int] = [],
-    events: list[tuple[int, ...]] = [],  # noqa: B006
+    waiters: Sequence[int] = (),
+    events: Sequence[tuple[int, ...]] = (),
 ) -> bytes:
     header = wire.HEADER.pack(wire.MAGIC, len(samples), len(waiters), len(events), 5, 6, 7, 8)
     body = b"".join(wire.SAMPLE.pack(*sample, 0) for sample in samples)
@@ -40,7 +42,7 @@ def test_batches_do_not_depend_on_the_chunks(cuts: list[int]) -> None:
     decoder = Decoder()
     batches = [
         batch
-        for begin, end in zip(edges, edges[1:], strict=False)
+        for begin, end in itertools.pairwise(edges)
         for batch in decoder.feed(stream[begin:end])
     ]
     assert len(batches) == 3

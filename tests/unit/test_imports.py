@@ -14,7 +14,7 @@ PLOTTING_AND_WEB = {
 
 def modules_after(statement: str) -> set[str]:
     """Return the top-level modules that are loaded after ``statement`` in a fresh interpreter."""
-    code = f"{statement}\nimport sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
