@@ -17,6 +17,8 @@ FEW_SAMPLES: Final = 100
 STAGE_CAVEATS: Final = (
     "stages come from sampled stacks, weighted by the scheduler's account of each thread",
     "work below a frame that looks like a wait (libuv under uvloop) takes its thread's mix",
+    "a stage that often blocks inside a call (a socket write) takes more than it ran, at the cost "
+    "of the thread's other stages: a sample does not tell a blocked call from a running one",
 )
 
 
@@ -31,21 +33,25 @@ def sample_count(timeline: Timeline, threads: Sequence[ThreadCpu]) -> float | No
     return count
 
 
-def _few_samples(timeline: Timeline, role: str, cpu: CpuTime) -> Finding | None:
-    """Return the warning that a role's stages rest on few samples."""
-    threads = cpu.of_role(role)
-    count = sample_count(timeline, threads)
-    cpu_seconds = sum(one.cpu_ns for one in threads) / 1e9
-    total_seconds = sum(one.cpu_ns for one in cpu.threads) / 1e9
-    if count is None or count >= FEW_SAMPLES or cpu_seconds < NOTABLE_ROLE_RATIO * total_seconds:
+def _few_samples(timeline: Timeline, cpu: CpuTime, total_ns: int) -> Finding | None:
+    """Return the warning that the stages of some roles rest on few samples."""
+    few: list[dict[str, Any]] = []
+    for role in sorted({one.thread.process.role for one in cpu.threads}):
+        threads = cpu.of_role(role)
+        count = sample_count(timeline, threads)
+        cpu_ns = sum(one.cpu_ns for one in threads)
+        if count is not None and count < FEW_SAMPLES and cpu_ns >= NOTABLE_ROLE_RATIO * total_ns:
+            few.append({"role": role, "sample_count": round(count), "cpu_seconds": cpu_ns / 1e9})
+    if not few:
         return None
+    counts = ", ".join(f"{row['role']}: about {row['sample_count']}" for row in few)
     return Finding(
         "few-samples",
-        f"The stages of the {role} rest on about {count:.0f} samples of it at work: read their "
-        "shares with their intervals.",
+        f"Stages rest on few samples of threads at work ({counts}): read their shares with their "
+        "intervals.",
         Rank.QUALITY,
-        Quantity(count, "samples"),
-        {"role": role, "cpu_seconds": cpu_seconds},
+        Quantity(min(row["sample_count"] for row in few), "samples"),
+        few,
         ("a recorder that gets no CPU sees less and may miss short stages altogether",),
     )
 
@@ -72,8 +78,9 @@ def cpu_findings(timeline: Timeline, cpu: CpuTime) -> list[Finding]:
     if spin_seconds * 1e9 >= NOTABLE_SPIN_RATIO * total_ns:
         findings.append(_spinning(spin, spin_seconds, total_ns))
     findings.append(_largest(cpu, total_ns))
-    roles = sorted({one.thread.process.role for one in cpu.threads})
-    findings += [one for role in roles if (one := _few_samples(timeline, role, cpu)) is not None]
+    few = _few_samples(timeline, cpu, total_ns)
+    if few is not None:
+        findings.append(few)
     return findings
 
 

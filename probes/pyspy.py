@@ -134,12 +134,13 @@ class PySpyProbe:
         self._is_over = True
         self._pacer.stop()
         recordings = [*self._current.values(), *self._leaving]
+        ended = [one for one in self._current.values() if not one.child.is_alive]
         for recording in recordings:
             _ask_to_stop(self._context, recording)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
         for recording in recordings:
             recording.child.exited.wait(max(0.0, deadline_s - time.monotonic()))
-            self._settle(recording, is_expected=True)
+            self._settle(recording, is_expected=recording not in ended)
         for pid in self._accounts:
             self._note_unseen(pid, time.monotonic_ns(), "no recorder could be started again")
         return self._record()
@@ -268,7 +269,8 @@ class PySpyProbe:
             account.error_count += int(summary[2])
         if not self._context.target.is_alive(recording.process):
             return
-        end_ns = recording.child.exit_ns or time.monotonic_ns()
+        # Without a keeper nobody knows when it ended: after it was last seen to run.
+        end_ns = recording.child.exit_ns or recording.progress_ns
         if not is_expected:
             account.unseen_ns = end_ns
         if recording.path.exists():

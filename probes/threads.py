@@ -23,7 +23,7 @@ from probes.target import Process, Target
 RATE_HZ: Final = 20.0
 RESCAN_TICKS: Final = 5  # look for new threads at a quarter of a second
 DETAIL_TICKS: Final = 4  # stat and status cost ten times schedstat
-FLUSH_TICKS: Final = 20
+FLUSH_TICKS: Final = 5  # with the recorder's own half second: a kill costs less than one
 COLUMNS: Final = (
     "time_ns", "track", "run_ns", "wait_ns", "timeslice_count",
     "voluntary_count", "involuntary_count", "cpu",

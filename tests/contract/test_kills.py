@@ -30,21 +30,25 @@ def start_recording(directory: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("group", range(ROUNDS // AT_ONCE))
 def test_a_recorder_killed_at_a_random_moment(tmp_path, group):
-    # Given recorders that write as fast as they can
+    # Given recorders at work
     chance = random.Random(group)
     running = [(tmp_path / str(n), start_recording(tmp_path / str(n))) for n in range(AT_ONCE)]
+
+    # When each is killed after some writes, and a bit
+    killed = []
     for directory, process in running:
-        # When each is killed after some writes, and a bit
         assert process.stdout is not None
         for _ in range(chance.randrange(1, 3)):
             written_count = int(process.stdout.readline())
         for _ in range(chance.randrange(200_000)):
             pass
-        kill_ns = time.monotonic_ns()
+        killed.append((directory, written_count, time.monotonic_ns()))
         process.kill()
         process.wait()
+        process.stdout.close()
 
-        # Then its capture opens
+    # Then each capture opens
+    for directory, written_count, kill_ns in killed:
         capture = open_capture(directory)
         assert capture.is_recovered
         # with every row that was written, without a hole, to within a second of the end
@@ -66,10 +70,10 @@ def test_a_finish_killed_at_each_of_its_lines_is_whole_before_or_after(tmp_path)
         name: table.num_rows for name, table in open_capture(recorder.directory).tables.items()
     }
 
-    # When its finish is killed, once at each sixth line that it runs
+    # When its finish is killed, once at each line that it runs
+    script = str(TARGETS / "finalise_and_die.py")
     ended = subprocess.run(
-        [sys.executable, str(TARGETS / "finalise_and_die.py"), str(recorder.directory),
-         str(tmp_path), "6"],
+        [sys.executable, script, str(recorder.directory), str(tmp_path)],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
 
