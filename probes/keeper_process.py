@@ -99,6 +99,8 @@ class KeeperProcess:
             self._is_orphan = True
             return
         self._heard_s = time.monotonic()
+        for fd in fds:
+            os.set_inheritable(fd, False)
         request = json.loads(message)
         if request["op"] == "spawn":
             self._spawn(request, *fds)

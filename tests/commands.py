@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from collectors.capture import open_capture
+from collectors.errors import CaptureInvalid
+
 CPUTAX = str(Path(sys.executable).with_name("cputax"))
 
 _ERROR = re.compile(r"^cputax: (?P<message>.+) \[(?P<slug>[a-z-]+)\]\n  try: (?P<remedy>.+)$", re.M)
@@ -33,6 +36,15 @@ def start_cputax(*arguments: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def recorded_ns(directory: Path) -> int:
+    """Return how much time the rows on disk span; a capture may be read while it is recorded."""
+    try:
+        times_ns = open_capture(directory).table("thread_counters")["time_ns"].to_pylist()
+    except CaptureInvalid:
+        return 0  # not begun
+    return max(times_ns, default=0) - min(times_ns, default=0)
 
 
 def said_error(stderr: str) -> dict[str, str]:

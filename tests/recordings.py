@@ -43,7 +43,9 @@ def count(recorder: Recorder, values: Iterable[float]) -> None:
     recorder.append("counters", {name: list(c) for name, c in zip(names, columns, strict=True)})
 
 
-def event(phase: str, now_us: int, name: str, file: str = "a.py", key: object = 1) -> dict[str, Any]:
+def event(
+    phase: str, now_us: int, name: str, file: str = "a.py", key: object = 1
+) -> dict[str, Any]:
     """Return one event as py-spy writes it; ``key`` is its pthread_t."""
     return {
         "ph": phase, "ts": now_us, "tid": key, "pid": PID, "name": name, "cat": "py-spy",

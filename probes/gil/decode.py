@@ -18,7 +18,7 @@ SAMPLE_DTYPE: Final = np.dtype(
         ("holder_tid", "<i4"),
         ("waiter_count", "<i2"),
         ("looked_count", "<i2"),
-        ("reserved", "<u4"),
+        ("late_ns", "<u4"),
     ]
 )
 # Far above what a sampler can send in one batch; a larger one means that we lost our place.

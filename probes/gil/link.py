@@ -30,9 +30,10 @@ class SamplerLink:
     """One child from its start to its end."""
 
     def __init__(
-        self, keeper: Keeper, layouts: Iterable[GilLayout], *, rate_hz: float, look_hz: float
-    ) -> None:
-        """Start a child that samples ``layouts``.
+        self, keeper: Keeper, layouts: Iterable[GilLayout], *, rate_hz: float, look_hz: float,
+        is_realtime: bool = False,
+    ) -> None:  # fmt: skip
+        """Start a child that samples ``layouts``; real-time only where that is allowed.
 
         Raises:
             KeeperGone: no child can be started.
@@ -46,7 +47,8 @@ class SamplerLink:
             # Without site, so that it starts in milliseconds: it needs the standard library only.
             self._child = keeper.spawn(
                 [sys.executable, "-S", "-P", "-m", "probes.gil.sampler",
-                 str(rate_hz), str(look_hz), str(_CHILD_MAX_S)],
+                 str(rate_hz), str(look_hz), str(_CHILD_MAX_S),
+                 "realtime" if is_realtime else "normal"],
                 stdout=theirs.fileno(), stderr=errors, max_seconds=_CHILD_MAX_S,
                 env={"PYTHONPATH": str(_ROOT)},
             )  # fmt: skip

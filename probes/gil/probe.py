@@ -58,8 +58,12 @@ class GilProbe:
 
     name: Final = "gil"
 
-    def __init__(self, rate_hz: float = DEFAULT_HZ, look_hz: float = LOOK_HZ) -> None:
+    def __init__(
+        self, rate_hz: float = DEFAULT_HZ, look_hz: float = LOOK_HZ, *, is_realtime: bool = False
+    ) -> None:
+        """``is_realtime``: unbiased on a saturated host, at the target's expense (docs/gil.md)."""
         self.rate_hz = rate_hz
+        self._is_realtime = is_realtime
         self._look_hz = look_hz
         self._context: Context
         self._thread: threading.Thread | None = None
@@ -178,8 +182,9 @@ class GilProbe:
         with self._lock:
             layouts = list(self._layouts.values())
             link = self._link = SamplerLink(
-                self._context.keeper, layouts, rate_hz=self.rate_hz, look_hz=self._look_hz
-            )
+                self._context.keeper, layouts,
+                rate_hz=self.rate_hz, look_hz=self._look_hz, is_realtime=self._is_realtime,
+            )  # fmt: skip
         retry_s = time.monotonic() + RETRY_S
         try:
             for batch in link.batches(self._stopping):

@@ -5,9 +5,10 @@ stream socket: commands come in, one JSON list of `GilLayout` fields a line (tak
 and batches (`probes.gil.wire`) go out. It ends when the other end closes, its parent dies, all
 processes have exited, or its time is up.
 
-Priority: that of its parent, never above. A real-time class would keep the rate on a saturated
-machine, but took 20 to 50 % of the target's speed there; ours loses samples instead and says how
-many. A short slice (Linux 6.12) lets it run soon after its timer without a larger share.
+Priority: normal, with the shortest slice (Linux 6.12), which lets it run sooner after its timer
+without a larger share; or real-time on request, since on a saturated host the normal one is not
+only late: it runs when the target yields, which is when the target has let go of the GIL. See
+docs/gil.md for figures of both, and for what each costs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import struct
 import sys
@@ -32,6 +34,8 @@ _PR_SET_TIMERSLACK: Final = 29
 _PR_SET_NAME: Final = 15
 _SCHED_SETATTR: Final = 314  # x86-64
 _SLICE_NS: Final = 100_000  # the shortest that the kernel grants
+REALTIME: Final = "realtime"
+_REALTIME_LIMIT_US: Final = 500_000  # between two sleeps
 LATE_LIMIT_NS: Final = (1 << 32) - 1
 _MASK_64: Final = (1 << 64) - 1
 
@@ -232,12 +236,26 @@ def _prefer_short_slices(libc: ctypes.CDLL) -> None:
     libc.syscall(_SCHED_SETATTR, 0, attributes, 0)
 
 
+def _become_realtime() -> bool:
+    """Ask for the lowest real-time priority; False when that is not allowed (CAP_SYS_NICE).
+
+    The kernel kills it should it ever run for long without sleeping.
+    """
+    resource.setrlimit(resource.RLIMIT_RTTIME, (_REALTIME_LIMIT_US, _REALTIME_LIMIT_US))
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
+
+
 def main(arguments: list[str]) -> None:
-    """Run with ``RATE_HZ LOOK_HZ DURATION_S``: samples, looks who waits, and time at most."""
-    rate_hz, look_hz, duration_s = map(float, arguments)
+    """Run with ``RATE_HZ LOOK_HZ DURATION_S PRIORITY``, the last one ``normal`` or ``realtime``."""
+    rate_hz, look_hz, duration_s = map(float, arguments[:3])
     libc = ctypes.CDLL(None, use_errno=True)
     _die_with_parent(libc)
-    _prefer_short_slices(libc)
+    if arguments[3] != REALTIME or not _become_realtime():
+        _prefer_short_slices(libc)
     libc.prctl(_PR_SET_NAME, b"cputax-gil", 0, 0, 0)
     # The default slack of 50 us is half a period at 10 kHz.
     libc.prctl(_PR_SET_TIMERSLACK, min(50_000, int(1e8 / rate_hz)), 0, 0, 0)

@@ -19,7 +19,8 @@ MAGIC: Final = b"cGIL"
 HEADER: Final = struct.Struct("<4sIIIQQQQ")
 
 # time_ns (CLOCK_MONOTONIC), switch count, PID, holder's thread id (0: free, -1: unknown),
-# waiter count (-1: unknown), how many waiter ids belong to it (-1: not looked).
+# waiter count (-1: unknown), how many waiter ids belong to it (-1: not looked), how much later than
+# meant it was taken (ns).
 SAMPLE: Final = struct.Struct("<qqiihhI")
 
 WAITER: Final = struct.Struct("<i")

@@ -38,6 +38,7 @@ from overhead_windows import (
 
 RESAMPLE_COUNT: Final = 2000
 HEADROOM_RATE_HZ: Final = 3.5
+DISTURBED_CORES: Final = 0.1  # used by other programs; more than the tools themselves use
 Statistic = Callable[[Sequence[Window]], float]
 
 
@@ -116,6 +117,8 @@ def print_situation(situation: Situation, rounds: Sequence[dict[str, Window]]) -
     print(
         f"  other programs used {np.mean(others):.2f} cores, at most {max(others):.2f} in a window"
     )
+    if np.mean(others) > DISTURBED_CORES:
+        print("  DISTURBED: that is too much to judge by; run this on a quiet machine")
     print(f"  without a tool: {idle_ratio:.0%} of the cores idle; failed requests: {errors}")
     for name, statistic, bar in STATISTICS[situation.name]:
         print(f"  {name}, ratio to no tool ({statistic(quiet):.4g} there); required: {bar}")

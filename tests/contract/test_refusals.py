@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from collectors.capture import open_capture
-from tests.commands import run_cputax, said_error, start_cputax
+from tests.commands import recorded_ns, run_cputax, said_error, start_cputax
 from tests.programs import TARGETS, Program, state
 from tests.waiting import wait_until
 
@@ -138,7 +138,7 @@ def test_an_output_where_nothing_can_be_made(program: Program):
 
 @needs_root
 def test_an_output_on_a_read_only_file_system(program: Program, tmp_path):
-    mount = f"mount -t tmpfs -o ro tmpfs {tmp_path} && exec \"$@\""
+    mount = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"'
 
     ended = run_cputax(
         "attach", program.pid, "-o", tmp_path / "out",
@@ -213,7 +213,7 @@ def test_no_space_left_at_the_start(program: Program, tmp_path):
 def test_the_target_exits_while_it_is_recorded(program: Program, tmp_path):
     # Given a recording that has begun
     recording = start_cputax("attach", program.pid, "-q", "-d", "60s", "-o", tmp_path / "out")
-    wait_until(lambda: (tmp_path / "out" / "raw" / "pyspy").exists(), "the recording begins")
+    wait_until(lambda: recorded_ns(tmp_path / "out") > 0, "the recording begins")
 
     # When
     program.end()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gil.interpreters import VERSIONS, find_interpreter
 from gil.truth import UNSURE, ThreadTruth, holders_at, join_spans
 
 from probes.gil.decode import Batch
@@ -23,7 +22,6 @@ from probes.gil.runtime import find_gil
 from probes.keeper import Keeper
 
 WORKLOAD = Path(__file__).parent / "gil" / "workload.py"
-VERSIONS = [(3, minor) for minor in range(10, 15)]
 SECONDS = 4
 RATE_HZ = 1000.0
 LOOK_HZ = 1000.0  # by default a fifth of it: more scatter per thread, the same on average
@@ -33,20 +31,6 @@ WAIT_TOLERANCE = 0.05  # relative
 WAIT_SCATTER_RATIO = 0.01  # of a share from some thousand samples
 
 pytestmark = pytest.mark.truth
-
-
-def find_interpreter(version: tuple[int, int]) -> str | None:
-    """Look in PATH and below ~/.pyenv; the newest patch release that starts and has a GIL."""
-    name = f"python{version[0]}.{version[1]}"
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = sorted(pyenv.glob(f"{version[0]}.{version[1]}.*/bin/{name}"), reverse=True)
-    on_path = shutil.which(name)
-    for path in [*map(str, found), *([on_path] if on_path else [])]:
-        code = "import sys; print(sys.version_info[:2], getattr(sys, '_is_gil_enabled', int)())"
-        answer = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
-        if answer.stdout.strip() in (f"{version} 0", f"{version} True"):
-            return path
-    return None
 
 
 INTERPRETERS = {version: find_interpreter(version) for version in VERSIONS}

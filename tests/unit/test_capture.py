@@ -211,8 +211,7 @@ def test_polars_answers_a_real_question_from_the_files(recorder):
     finish(recorder)
     files = recorder.directory / "tables"
     samples, stacks, frames = (
-        polars.read_ipc(files / f"{name}.arrow")
-        for name in ("samples", "stacks", "frames")
+        polars.read_ipc(files / f"{name}.arrow") for name in ("samples", "stacks", "frames")
     )
 
     answer = (

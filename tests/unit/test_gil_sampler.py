@@ -74,7 +74,7 @@ def sampler(
         command = [sys.executable, "-S", "-P", "-m", "probes.gil.sampler"]
         with theirs:
             process = subprocess.Popen(
-                [*command, str(rate_hz), "200", str(seconds)],
+                [*command, str(rate_hz), "200", str(seconds), "normal"],
                 stdout=theirs, env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
         try:
@@ -190,7 +190,7 @@ def test_it_dies_with_its_parent(targets: list[subprocess.Popen[bytes]]) -> None
     ours.sendall(json.dumps(to_fields(find_gil(targets[0].pid))).encode() + b"\n")
     middle = (
         "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-P', '-m', "
-        "'probes.gil.sampler', '1000', '200', '60'], stdout=int(sys.argv[1])); p.wait()"
+        "'probes.gil.sampler', '1000', '200', '60', 'normal'], stdout=int(sys.argv[1])); p.wait()"
     )
     with ours:
         with theirs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from itertools import pairwise
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_it_ticks_at_once_and_again_until_stopped():
     assert ticks == sorted(set(ticks))
     assert pacer.tick_count == len(ticks)
     assert (pacer.first_ns, pacer.last_ns) == (ticks[0], ticks[-1])
-    gaps_ns = [after - before for before, after in zip(ticks, ticks[1:], strict=False)]
+    gaps_ns = [after - before for before, after in pairwise(ticks)]
     assert pacer.largest_gap_ns == max(gaps_ns)
     expected_hz = (len(ticks) - 1) * 1e9 / (ticks[-1] - ticks[0])
     assert pacer.achieved_hz == pytest.approx(expected_hz)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_a_thread_id_that_was_used_again_has_no_overlap(read):
     # Then
     runs = runs_of(read.stacks, thread)
     assert all(start < end for start, end, _ in runs)
-    assert all(one[1] <= two[0] for one, two in zip(runs, runs[1:], strict=False))
+    assert all(one[1] <= two[0] for one, two in pairwise(runs))
 
 
 def test_a_thread_may_have_no_name(read):
@@ -159,7 +160,8 @@ def test_a_recursion_without_end_is_bounded(read):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[", b"{}", b"3", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b"[1e", b"[" + b"9" * 5000],
+    [b"", b"[", b"{}", b"3", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b"[1e",
+     b"[" + b"9" * 5000],
 )  # fmt: skip
 def test_what_is_no_trace_is_refused(tmp_path, content):
     (tmp_path / "s.json").write_bytes(content)

@@ -140,7 +140,8 @@ def test_events_that_made_no_sense_are_a_gap_with_their_count(recorder):
 
 @pytest.mark.parametrize(
     "name",
-    ["x.json", "1-2.json", "1-2-3.txt", "-1-2-3.json", f"{'9' * 30}-1-1.json", f"1-{'9' * 30}-1.json"],
+    ["x.json", "1-2.json", "1-2-3.txt", "-1-2-3.json", f"{'9' * 30}-1-1.json",
+     f"1-{'9' * 30}-1.json"],
 )  # fmt: skip
 def test_a_file_that_is_no_segment_is_left_alone(recorder, name):
     (recorder.directory / "raw" / "pyspy").mkdir()
