@@ -86,6 +86,14 @@ class Procfs:
             involuntary_count=int(rows[b"nonvoluntary_ctxt_switches"]),
         )
 
+    def switches(self, pid: int, tid: int) -> tuple[int, int]:
+        """Return a thread's (voluntary, involuntary) context switches since it began.
+
+        They are the last two lines of its ``status``; the rest is not parsed.
+        """
+        _, voluntary, _, involuntary = self._read(pid, "task", tid, "status").split()[-4:]
+        return int(voluntary), int(involuntary)
+
     def schedstat(self, pid: int, tid: int) -> tuple[int, int, int]:
         """Return a thread's (run ns, run-queue wait ns, timeslices) since it began."""
         run_ns, wait_ns, count = self._read(pid, "task", tid, "schedstat").split()

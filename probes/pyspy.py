@@ -29,10 +29,10 @@ from probes.target import Process, Target
 RATE_HZ: Final = 100
 SEGMENT_S: Final = 10.0
 OVERLAP_S: Final = 0.5  # a recorder's start took up to a second on a saturated host
-TICK_HZ: Final = 5.0
+TICK_HZ: Final = 2.5
 # A recorder that had no timeslice for so long has missed ticks. Its ticks are Poisson, so at low
 # rates long silences are natural: ten mean intervals are not.
-STALL_S: Final = 0.4
+STALL_S: Final = 0.8
 STALL_TICKS: Final = 10
 STOP_TIMEOUT_S: Final = 5.0
 MAX_RESTARTS: Final = 5
@@ -159,7 +159,7 @@ class PySpyProbe:
                  "--idle", "--threads", "--full-filenames", "--rate", str(rate_hz),
                  "--duration", str(bound_s), "--pid", str(process.pid), "--output", str(path)],
                 stdout=output.fileno(), stderr=output.fileno(), max_seconds=bound_s * 2,
-                stop_signal=signal.SIGINT, nice=NICE, is_batch=True, env={"RUST_BACKTRACE": "0"},
+                stop_signal=signal.SIGINT, nice=NICE, is_batch=False, env={"RUST_BACKTRACE": "0"},
             )  # fmt: skip
         self._accounts[process.pid].rates_hz.add(rate_hz)
         return _Recording(process, child, path, log, rate_hz, progress_ns=now_ns)

@@ -2,7 +2,7 @@
 
 /proc/PID/task/TID/schedstat is the scheduler's own account (run ns, run-queue wait ns, timeslices)
 and costs about a microsecond to read through a kept descriptor. The dearer files (last CPU from
-``stat``, switches from ``status``) are read at a quarter of the rate, for threads that ran.
+``stat``, switches from ``status``) are read twice a second, for threads that ran.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from probes.procfs import Procfs
 from probes.target import Process, Target
 
 RATE_HZ: Final = 20.0
-RESCAN_TICKS: Final = 5  # look for new threads at a quarter of a second
-DETAIL_TICKS: Final = 4  # stat and status cost ten times schedstat
+RESCAN_TICKS: Final = 10  # look for new threads, and at the dormant ones, every half second
+DORMANT_TICKS: Final = 40  # a thread that did not run for two seconds: most of a server's never do
+DETAIL_TICKS: Final = 10  # stat and status cost twenty times schedstat
 FLUSH_TICKS: Final = 5  # with the recorder's own half second: a kill costs less than one
 COLUMNS: Final = (
     "time_ns", "track", "run_ns", "wait_ns", "timeslice_count",
@@ -37,6 +38,7 @@ class _Thread:
     track: int
     schedstat: int  # file descriptor
     last: bytes = b""
+    changed_tick: int = 0
 
 
 class ThreadProbe:
@@ -102,7 +104,11 @@ class ThreadProbe:
     def _tick(self, now_ns: int) -> None:
         if self._ticks % RESCAN_TICKS == 0:
             self._rescan()
-        self._look(now_ns, with_detail=self._ticks % DETAIL_TICKS == 0)
+        self._look(
+            now_ns,
+            with_detail=self._ticks % DETAIL_TICKS == 0,
+            with_dormant=self._ticks % RESCAN_TICKS == 0,
+        )
         self._ticks += 1
         if self._ticks % FLUSH_TICKS == 0:
             self._flush()
@@ -134,10 +140,18 @@ class ThreadProbe:
             self._context.tracks[process.pid], process.pid, tid,
             name=name, role=process.role, inner_tid=None if inner == tid else inner,
         )  # fmt: skip
-        self._threads[process.pid, tid] = _Thread(process, tid, track, descriptor)
+        self._threads[process.pid, tid] = _Thread(
+            process, tid, track, descriptor, changed_tick=self._ticks
+        )
 
-    def _look(self, now_ns: int, *, with_detail: bool, even_unchanged: bool = False) -> None:
+    def _look(
+        self, now_ns: int, *, with_detail: bool, with_dormant: bool = True,
+        even_unchanged: bool = False,
+    ) -> None:  # fmt: skip
+        awake_tick = self._ticks - DORMANT_TICKS
         for thread in list(self._threads.values()):
+            if thread.changed_tick < awake_tick and not with_dormant:
+                continue
             try:
                 raw = os.pread(thread.schedstat, 64, 0)
             except OSError:  # ESRCH: the thread has ended
@@ -146,6 +160,7 @@ class ThreadProbe:
             if raw == thread.last and not even_unchanged:
                 continue
             thread.last = raw
+            thread.changed_tick = self._ticks
             run_ns, wait_ns, timeslice_count = map(int, raw.split())
             spent = (run_ns, wait_ns, timeslice_count)
             detail = self._detail(thread) if with_detail else (None, None, None)
@@ -155,10 +170,10 @@ class ThreadProbe:
         """Return (voluntary, involuntary switches, last CPU)."""
         try:
             cpu = self._procfs.stat(thread.process.pid, thread.tid).last_cpu
-            status = self._procfs.status(thread.process.pid, thread.tid)
+            switches = self._procfs.switches(thread.process.pid, thread.tid)
         except ProcessLookupError:
             return None, None, None  # it ended between two reads; what schedstat said stands
-        return status.voluntary_count, status.involuntary_count, cpu
+        return *switches, cpu
 
     def _close(self, thread: _Thread) -> None:
         os.close(thread.schedstat)

@@ -25,7 +25,7 @@ from probes.target import Process, Target
 from profiler import __version__
 
 FOLLOW_S = 1.0
-POLL_S = 0.2
+POLL_S = 0.5
 
 
 class StopReason(StrEnum):

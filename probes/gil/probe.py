@@ -76,6 +76,7 @@ class GilProbe:
         self._processes: dict[int, Process] = {}
         self._coverage: dict[int, Coverage] = {}
         self._held_ratios: dict[int, float] = {}
+        self._tracks: dict[tuple[int, int], int] = {}  # (PID, thread id) -> track
         self._gap_reason = _LATE
         self._failure: str | None = None
         self._restart_count = 0
@@ -260,9 +261,12 @@ class GilProbe:
         self._context.on_status(self.name, text)
 
     def _thread_track(self, pid: int, tid: int) -> int:
-        process = self._processes[pid]
-        try:
-            name = self._context.target.procfs.stat(pid, tid).comm
-        except OSError:  # it has ended since
-            name = ""
-        return self._context.thread_track(process, tid, name)
+        track = self._tracks.get((pid, tid))
+        if track is None:
+            try:
+                name = self._context.target.procfs.stat(pid, tid).comm
+            except OSError:  # it has ended since
+                name = ""
+            track = self._context.thread_track(self._processes[pid], tid, name)
+            self._tracks[pid, tid] = track
+        return track

@@ -39,8 +39,11 @@ def main() -> int:
     parser.add_argument("--truth", type=Path, help="write the truth here when the server stops")
     parser.add_argument("--max-seconds", type=float, default=600.0, help="stop by then")
     parser.add_argument("--device-ms", type=float, default=12.0, help="least duration of a step")
+    parser.add_argument("--ghosts", type=int, default=0, help="pretended sequences in each step")
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
+    if options.ghosts < 0:
+        parser.error("--ghosts: must not be negative")
     if options.die_with_parent:
         die_with_parent(os.getppid(), signal.SIGTERM)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # all of a prompt's work on its own thread
@@ -77,6 +80,7 @@ async def _serve(options: argparse.Namespace) -> int:
             *arguments,
             f"--deadline-ns={deadline_ns}",
             f"--device-ns={round(options.device_ms * 1e6)}",
+            f"--ghosts={options.ghosts}",
         ],
         [theirs.fileno() for _, theirs in pairs.values()],
     )

@@ -23,7 +23,7 @@ from profiler.oracle.frames import (
     tokens_from_bytes,
 )
 from profiler.oracle.lifetime import become_child, spawn
-from profiler.oracle.scheduler import Chunk, EngineRequest, Scheduler
+from profiler.oracle.scheduler import Chunk, EngineRequest, Scheduler, make_ghosts
 from profiler.oracle.truth.control import start_control
 from profiler.oracle.truth.history import History
 from profiler.oracle.truth.ledger import own_the_gil
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The oracle's EngineCore")
     for name in ("parent", "requests-fd", "outputs-fd", "control-fd", "worker-control-fd"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    for name in ("deadline-ns", "device-ns"):
+    for name in ("deadline-ns", "device-ns", "ghosts"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
     become_child(options.parent)
@@ -134,6 +134,7 @@ def main() -> None:
             f"--control-fd={options.worker_control_fd}",
             f"--deadline-ns={options.deadline_ns}",
             f"--device-ns={options.device_ns}",
+            f"--ghosts={options.ghosts}",
         ],
         [worker_steps.fileno(), options.worker_control_fd],
     )
@@ -156,7 +157,7 @@ def main() -> None:
         threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
     outbox.put({"ready": {"engine_core": os.getpid(), "worker": ready.header["pid"]}})
     try:
-        run_steps(Scheduler(), inbox, outbox, channel)
+        run_steps(Scheduler(ghosts=make_ghosts(options.ghosts)), inbox, outbox, channel)
     except ChannelClosed:
         sys.exit(1)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from profiler.oracle.model_card import VOCABULARY
+from profiler.oracle.model_card import GHOST_STEP_TOKENS, VOCABULARY
 from profiler.oracle.stages import Stage
 from profiler.oracle.truth.ledger import released, staged
 
@@ -22,6 +22,10 @@ HIDDEN: Final = 48
 # Sampling looks at the first ids only: the model babbles common tokens at a low price.
 SAMPLED_VOCABULARY: Final = 2_000
 STEP_TOKENS_MAX: Final = 8192
+
+# Argmax releases the GIL, for about 0.1 us a row: too short to be worth timing up to this many
+# rows, which real requests alone never exceed.
+_ARGMAX_HELD_ROWS_MAX: Final = 64
 
 # The pretended device: a step takes its base time, and this for each token, whatever the CPU does
 # beside it.
@@ -65,23 +69,27 @@ def prepare_inputs(sequences: Sequences, header: dict[str, Any], payload: bytes)
         if start < len(prompt):
             parts.append(prompt[start : start + token_count])
         else:
-            parts.append(np.array([sequences.last_token[request_id]], np.uint32))
+            # One row; a ghost repeats it.
+            last_tokens = [sequences.last_token[request_id]] * token_count
+            parts.append(np.array(last_tokens, np.uint32))
         row += token_count
         if samples:
             last_rows.append(row - 1)
-    return StepInputs(np.concatenate(parts).astype(np.intp), last_rows)
+    # Converting within holds the GIL for short parts; `astype` on the whole row would release it.
+    return StepInputs(np.concatenate(parts, dtype=np.intp), last_rows)
 
 
 class Model:
-    """Random weights, fixed by their seed; buffers are made once."""
+    """Random weights, fixed by their seed; buffers are made once, with room for the ghosts."""
 
-    def __init__(self) -> None:
+    def __init__(self, ghost_count: int) -> None:
         random = np.random.default_rng(seed=1)
         self._embedding = random.standard_normal((VOCABULARY, HIDDEN), np.float32)
         scale = np.float32(HIDDEN**-0.5)
         self._layer = random.standard_normal((HIDDEN, HIDDEN), np.float32) * scale
         self._head = random.standard_normal((HIDDEN, SAMPLED_VOCABULARY), np.float32)
-        self._states = np.zeros((2, STEP_TOKENS_MAX, HIDDEN), np.float32)
+        row_count = STEP_TOKENS_MAX + ghost_count * GHOST_STEP_TOKENS
+        self._states = np.zeros((2, row_count, HIDDEN), np.float32)
 
     @staged(Stage.MODEL_FORWARD)
     def forward(self, inputs: StepInputs) -> Floats:
@@ -106,13 +114,14 @@ class Model:
             return []
         np.matmul(states[:1], self._head)  # warms the caches, as in `forward`
         logits = released(np.matmul, states, self._head)
-        best: list[int] = np.argmax(logits, axis=1).tolist()  # mostly holds the GIL at this size
+        call = released if len(states) > _ARGMAX_HELD_ROWS_MAX else _held
+        best: list[int] = call(np.argmax, logits, axis=1).tolist()
         return best
 
 
-def _held(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def _held(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function that is too short for its releasing of the GIL to matter."""
-    function(*args, **kwargs)
+    return function(*args, **kwargs)
 
 
 @staged(Stage.DEVICE_WAIT)

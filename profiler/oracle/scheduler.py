@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from array import array
 from collections import deque
@@ -9,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from profiler.oracle.block_pool import Allocation, BlockPool
+from profiler.oracle.model_card import GHOST_STEP_TOKENS, VOCABULARY
 from profiler.oracle.stages import Stage
 from profiler.oracle.truth.ledger import staged
 
 
 @dataclass(slots=True)
 class EngineRequest:
-    """A request inside the engine."""
+    """A request inside the engine; nobody waits for the tokens of a ghost (`make_ghosts`)."""
 
     request_id: int
     prompt: array[int]
@@ -27,6 +29,7 @@ class EngineRequest:
     computed_count: int = 0
     output_count: int = 0
     allocation: Allocation | None = None
+    is_ghost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,34 @@ class Limits:
     block_count: int = 32768
 
 
+def make_ghosts(count: int) -> list[EngineRequest]:
+    """Sequences that every step carries beside the real ones, as endless decodes.
+
+    They make a step as heavy as a production server's, whose stages last a millisecond or more:
+    those of a few real sequences last tens of microseconds, less than a sampler takes to read one
+    stack without stopping the process, so it smears them. Ids are negative, out of the way of real
+    requests.
+    """
+    return [
+        EngineRequest(
+            request_id=-number,
+            prompt=array("I", [number % VOCABULARY] * GHOST_STEP_TOKENS),
+            block_hashes=[],
+            max_tokens=sys.maxsize,
+            is_ghost=True,
+        )
+        for number in range(1, count + 1)
+    ]
+
+
 @dataclass(slots=True)
 class Scheduler:
-    """The queues of the engine."""
+    """The queues of the engine; ``ghosts`` (`make_ghosts`) are in no queue and hold no blocks."""
 
     limits: Limits = field(default_factory=Limits)
     waiting: deque[EngineRequest] = field(default_factory=deque)
     running: list[EngineRequest] = field(default_factory=list)
+    ghosts: list[EngineRequest] = field(default_factory=list)
     pool: BlockPool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,7 +105,10 @@ class Scheduler:
 
     @staged(Stage.SCHEDULE)
     def schedule(self) -> list[Chunk]:
-        """Choose what the next step computes."""
+        """Choose what the next step computes; ghosts follow the real requests, on top of limits.
+
+        Empty without real requests: ghosts alone make no step.
+        """
         chunks = []
         budget = self.limits.step_tokens
         for request in self.running:
@@ -106,11 +133,18 @@ class Scheduler:
             chunk = _next_chunk(request, budget, is_new=True)
             budget -= chunk.token_count
             chunks.append(chunk)
+        if chunks:
+            for ghost in self.ghosts:
+                is_new = ghost.computed_count == 0
+                chunks.append(_next_chunk(ghost, GHOST_STEP_TOKENS, is_new=is_new))
         return chunks
 
     @staged(Stage.OUTPUT_UPDATE)
     def update(self, chunks: list[Chunk], sampled: list[int]) -> list[dict[str, Any]]:
-        """Book a finished step; returns one output per new token, with its request's times."""
+        """Book a finished step; returns one output per new token, with its request's times.
+
+        Ghosts are booked like the others, but have no outputs.
+        """
         now_ns = time.monotonic_ns()
         tokens = iter(sampled)
         outputs = []
@@ -120,7 +154,7 @@ class Scheduler:
             if not chunk.samples:
                 continue
             token = next(tokens)
-            request.output_count += 1
+            request.output_count += GHOST_STEP_TOKENS if request.is_ghost else 1
             request.first_token_ns = request.first_token_ns or now_ns
             is_finished = request.output_count >= request.max_tokens
             output = {"id": request.request_id, "token": token, "finished": is_finished}
@@ -131,7 +165,8 @@ class Scheduler:
                     "first_token_ns": request.first_token_ns,
                     "last_token_ns": now_ns,
                 }
-            outputs.append(output)
+            if not request.is_ghost:
+                outputs.append(output)
             if is_finished:
                 self._finish(request)
         return outputs
