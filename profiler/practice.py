@@ -70,14 +70,14 @@ class Oracle:
 
 
 @contextmanager
-def running_oracle() -> Iterator[Oracle]:
-    """Start the practice server and end it.
+def running_oracle(*options: str) -> Iterator[Oracle]:
+    """Start the practice server with more ``options`` of its own, and end it.
 
     Raises:
         OracleFailed: it was not ready in time.
     """
     command = [sys.executable, "-m", "profiler.oracle", "--die-with-parent"]
-    command += ["--max-seconds", str(MAX_SECONDS)]
+    command += ["--max-seconds", str(MAX_SECONDS), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None

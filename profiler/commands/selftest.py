@@ -7,6 +7,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -14,25 +15,31 @@ from analyzers.analysis import analyze
 from collectors import open_capture
 from collectors.errors import ExitCode
 from probes.target import find_target
-from profiler.commands.demo import LOAD, WARM_UP_S
 from profiler.options import Duration
 from profiler.oracle.selftest import Comparison, Figure, compare
-from profiler.practice import running_oracle, under_load
-from profiler.probe_set import make_probes
+from profiler.practice import Load, running_oracle, under_load
+from profiler.probe_set import Rates, make_probes
 from profiler.recording import record
 from profiler.render.console import console, safe
 from profiler.session import Session
 
-_HEADINGS = {
-    Figure.STAGE_SHARE: "CPU by stage, share of the process's CPU time",
+# Stages last as long as on a server with thousands of sequences: py-spy, which does not stop its
+# target, takes up to a millisecond to read a stack and smears what is shorter.
+OPTIONS: Final = ("--ghosts", "2500", "--device-ms", "50")
+LOAD: Final = Load(users=6, prompt_chars=24_000, max_tokens=16)
+STACK_HZ: Final = 200
+WARM_UP_S: Final = 3.0
+
+_HEADINGS: Final = {
+    Figure.STAGE_SHARE: "CPU by stage, share of the server's CPU time",
     Figure.GIL_HELD: "GIL held, share of the time",
-    Figure.RUN_QUEUE_WAIT: "Ready to run and waiting for a CPU",
+    Figure.RUN_QUEUE_WAIT: "Ready to run and waiting for a CPU, share of the time",
 }
 
 
 @click.command()
 @click.option(
-    "-d", "--duration", type=Duration(), default="20s", show_default=True,
+    "-d", "--duration", type=Duration(), default="60s", show_default=True,
     help="How long to record.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -45,9 +52,11 @@ def command(duration: float, as_json: bool, output: Path | None) -> int:
     out = console(to_stderr=True)
     with tempfile.TemporaryDirectory(prefix="cputax-selftest-") as scratch:
         directory = output or Path(scratch) / "selftest.capture"
-        with running_oracle() as oracle, under_load(oracle, LOAD, duration + 30.0):
+        with running_oracle(*OPTIONS) as oracle, under_load(oracle, LOAD, duration + 30.0):
             time.sleep(WARM_UP_S)
-            session = Session(find_target(oracle.pid), directory, make_probes())
+            session = Session(
+                find_target(oracle.pid), directory, make_probes(rates=Rates(stack_hz=STACK_HZ))
+            )
             problem = record(session, duration, out)
             if problem is not None:
                 raise problem
@@ -70,7 +79,10 @@ def _print(rows: list[Comparison]) -> None:
     for figure, heading in _HEADINGS.items():
         table = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
         table.add_column("")
-        for name in ("truth", "measured", "error", "limit", ""):
+        names = ["truth", "measured", "error", "limit", ""]
+        if figure is Figure.STAGE_SHARE:
+            names.append("of its role")
+        for name in names:
             table.add_column(name, justify="right")
         for row in rows:
             if row.figure is figure:
@@ -83,16 +95,17 @@ def _print(rows: list[Comparison]) -> None:
 
 
 def _cells(row: Comparison) -> list[str]:
-    is_time = row.figure is Figure.RUN_QUEUE_WAIT
-    # Shares differ by percentage points; a time differs by a share of itself.
-    unit = "%" if is_time else "pp"
+    # Shares differ by percentage points; the wait differs by a share of itself.
+    unit = "%" if row.figure is Figure.RUN_QUEUE_WAIT else "pp"
 
     def value(number: float | None) -> str:
-        if number is None:
-            return "?"
-        return f"{number:.2f} s" if is_time else f"{number:.2%}"
+        return "?" if number is None else f"{number:.2%}"
 
     error = "?" if row.error is None else f"{row.error * 100:+.2f} {unit}"
     mark = "[green]ok[/]" if row.is_ok else "[red]off[/]"
     subject = safe(row.subject)
-    return [subject, value(row.truth), value(row.measured), error, f"{row.limit:.0%}", mark]
+    cells = [subject, value(row.truth), value(row.measured), error, f"{row.limit:.0%}", mark]
+    if row.figure is Figure.STAGE_SHARE:
+        role = "?" if row.role_error is None else f"{row.role_error * 100:+.1f} pp"
+        cells.append(f"[dim]{role}[/]")
+    return cells

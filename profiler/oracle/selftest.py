@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from profiler.oracle.stages import WAITS
 
-STAGE_SHARE_LIMIT: Final = 0.02  # of the role's CPU time
+STAGE_SHARE_LIMIT: Final = 0.02  # of the server's CPU time
 GIL_HELD_LIMIT: Final = 0.01  # of the wall time
 WAIT_LIMIT: Final = 0.05  # of the true wait, both as shares of the wall time
 # Below this wait a thread's relative error says nothing: a few scheduler ticks decide it.
@@ -30,7 +30,8 @@ class Figure(StrEnum):
 class Comparison:
     """One figure; ``measured`` and ``error`` are None when the analysis does not have it.
 
-    ``uncertainty`` is the truth's own, in the unit of ``error``.
+    ``uncertainty`` is the truth's own, in the unit of ``error``. ``role_error`` is a stage's error
+    as a share of its own role's CPU time: larger for a role that runs little and is rarely seen.
     """
 
     figure: Figure
@@ -40,6 +41,7 @@ class Comparison:
     error: float | None
     limit: float
     uncertainty: float = 0.0
+    role_error: float | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -85,22 +87,35 @@ def true_shares(process: dict[str, Any]) -> dict[str, float]:
 
 def _compare_stages(truth: dict[str, Any], analysis: dict[str, Any]) -> list[Comparison]:
     found = []
+    true_cpu = {
+        process["role"]: sum(thread["cpu_seconds"] for thread in process["threads"])
+        for process in truth["processes"]
+    }
+    true_total = sum(true_cpu.values()) or 1.0
+    seen_total = sum(row["cpu_seconds"] for row in analysis["stages"]) or 1.0
     for process in truth["processes"]:
         role = process["role"]
         measured = {
-            row["stage"]: row["share_ratio"] for row in analysis["stages"] if row["role"] == role
+            row["stage"]: row["cpu_seconds"] for row in analysis["stages"] if row["role"] == role
         }
+        seen_cpu = sum(measured.values()) or 1.0
         shares = true_shares(process)
         for stage in sorted({*shares, *measured} - WAITS, key=lambda one: -shares.get(one, 0.0)):
-            expected = shares.get(stage, 0.0)
+            share = shares.get(stage, 0.0)
+            expected = share * true_cpu[role] / true_total
+            subject = f"{role} {stage}"
             # A role without any row was not seen; a stage without one was seen to take nothing.
-            seen = measured.get(stage, 0.0) if measured else None
-            error = None if seen is None else seen - expected
+            seen = error = role_error = None
+            if measured:
+                seen = measured.get(stage, 0.0) / seen_total
+                error = seen - expected
+                role_error = measured.get(stage, 0.0) / seen_cpu - share
             found.append(
                 Comparison(
-                    Figure.STAGE_SHARE, f"{role} {stage}", expected, seen, error, STAGE_SHARE_LIMIT
+                    Figure.STAGE_SHARE, subject, expected, seen, error, STAGE_SHARE_LIMIT,
+                    role_error=role_error,
                 )
-            )
+            )  # fmt: skip
     return found
 
 
