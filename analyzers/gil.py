@@ -21,6 +21,7 @@ from analyzers.timeline import Process, Thread, Timeline, column, rows_by, runs_
 
 # Below this share of time with somebody waiting nobody has to be told.
 NOTABLE_RATIO: Final = 0.05
+SATURATED_IDLE_RATIO: Final = 0.05
 # A holder that shows a waiting stack, or none: its stage is not known.
 STAGE_UNKNOWN: Final = "unattributed"
 
@@ -159,7 +160,8 @@ def _holding_stages(
 def run(timeline: Timeline) -> Outcome:
     """Report every process's GIL; a finding where threads notably waited for it."""
     processes = timeline.once(measure_gil)
-    findings = [one for process in processes if (one := _contention(process)) is not None]
+    more = _saturation_caveats(timeline)
+    findings = [one for process in processes if (one := _contention(process, more)) is not None]
     blind = [one.process.pid for one in processes if one.contended is None]
     if blind:
         findings.append(
@@ -181,7 +183,19 @@ def run(timeline: Timeline) -> Outcome:
     )
 
 
-def _contention(gil: ProcessGil) -> Finding | None:
+def _saturation_caveats(timeline: Timeline) -> tuple[str, ...]:
+    """Say that a full host biases the looks; see docs/gil.md for the measurement."""
+    idle_ratio = timeline.capture.manifest.overhead.get("host_idle_ratio")
+    if idle_ratio is None or idle_ratio >= SATURATED_IDLE_RATIO:
+        return ()
+    return (
+        f"the host was idle only {idle_ratio:.0%} of the time: a sampler then runs when a thread "
+        "gives up its CPU, often just as it lets go of the GIL, so what spinning threads held is a "
+        "lower bound; cputax attach --gil-realtime looks without that bias",
+    )
+
+
+def _contention(gil: ProcessGil, more_caveats: tuple[str, ...]) -> Finding | None:
     if gil.contended is None or gil.contended.value < NOTABLE_RATIO:
         return None
     holder = gil.threads[0] if gil.threads else None
@@ -209,6 +223,7 @@ def _contention(gil: ProcessGil) -> Finding | None:
         (
             "the interval is Wilson's with the effective number of looks, from 0.25 s blocks",
             "the stage of a holder comes from another sampler, whose clock is some ms apart",
+            *more_caveats,
         ),
         cost_seconds=(gil.mean_waiter_count or 0.0) * gil.seen_ns / 1e9,
     )

@@ -43,6 +43,13 @@ SLUG: Final = "tokenizer-convoy"
 FEWEST_IN_LINE: Final = 2.0
 
 
+# A cached prefix does not help: it is tokenized again for every request.
+REMEDY: Final = (
+    "more tokenizers, if there are CPUs to spare: vllm serve ... --api-server-count 4, or "
+    "--renderer-num-workers 4 from vLLM 0.32 on"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """Requests in front of the engine against what the tokenizer explains. Times in seconds."""
@@ -235,6 +242,7 @@ def _convoy(cost: TokenizerCost, server: ServerMetrics, line: Line) -> Finding:
             *caveats_of(server),
         ),
         cost_seconds=line.explained * server.request_count,
+        remedy=REMEDY,
     )
 
 

@@ -1,6 +1,6 @@
 """Read a capture with nothing but its documented tables: the busiest threads.
 
-    python examples/read_capture.py my.capture
+python examples/read_capture.py my.capture
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from collectors.errors import CputaxError
 
 BEAT_S: Final = 0.5
 SPAWN_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 10.0
 
 
 class KeeperGone(CputaxError):
@@ -86,7 +87,7 @@ class Keeper:
 
     def spawn(
         self, argv: Sequence[str], *, stdout: int, stderr: int, max_seconds: float,
-        stop_signal: signal.Signals = signal.SIGTERM, nice: int = 0, is_batch: bool = False,
+        stop_signal: signal.Signals = signal.SIGTERM,
         env: Mapping[str, str] | None = None,
     ) -> Child:  # fmt: skip
         """Start a recorder that ends by itself after ``max_seconds`` at the latest.
@@ -97,8 +98,6 @@ class Keeper:
             stderr: likewise.
             max_seconds: it is told to stop then, and killed a second later.
             stop_signal: how it is told to stop, by us and when the keeper dies.
-            nice: added to our niceness.
-            is_batch: SCHED_BATCH: it never preempts a task that just woke up.
             env: added to our environment.
 
         Raises:
@@ -109,9 +108,8 @@ class Keeper:
             self._next_key += 1
             self._children[child.key] = child
         self._send(
-            [stdout, stderr], op="spawn", key=child.key, argv=list(argv), nice=nice,
-            is_batch=is_batch, stop_signal=int(stop_signal), max_seconds=max_seconds,
-            env=dict(env or {}),
+            [stdout, stderr], op="spawn", key=child.key, argv=list(argv),
+            stop_signal=int(stop_signal), max_seconds=max_seconds, env=dict(env or {}),
         )  # fmt: skip
         if not child.spawned.wait(SPAWN_TIMEOUT_S) or self.is_gone:
             raise KeeperGone
@@ -127,7 +125,10 @@ class Keeper:
         self._closing.set()
         # The keeper reads our end of file as the end of the session.
         self._socket.shutdown(socket.SHUT_WR)
-        self._thread.join()
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            self._process.kill()  # it was stopped; its children die with it
+            self._thread.join()
         self._process.wait()
         self._socket.close()
 

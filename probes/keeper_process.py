@@ -142,7 +142,7 @@ class KeeperProcess:
 
 
 def _become(request: dict, stdout: int, stderr: int, keeper_pid: int) -> None:  # type: ignore[type-arg]
-    """In the forked child: give up priority, tie its life to the keeper's, and exec."""
+    """In the forked child: tie its life to the keeper's, and exec."""
     _prctl(PR_SET_PDEATHSIG, request["stop_signal"], 0, 0, 0)
     if os.getppid() != keeper_pid:
         return
@@ -151,9 +151,6 @@ def _become(request: dict, stdout: int, stderr: int, keeper_pid: int) -> None:  
     os.dup2(stderr, 2)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if request["is_batch"]:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    os.nice(request["nice"])
     os.execvpe(request["argv"][0], request["argv"], {**os.environ, **request["env"]})
 
 

@@ -101,15 +101,17 @@ class Target:
 
     def refresh(self) -> list[Process]:
         """Look for processes that appeared in the tree; return them, already in ``processes``."""
-        fresh = []
+        fresh: list[int] = []
         for pid in _descendants(self.procfs, self.root_pid):
             known = self.processes.get(pid)
             process = _describe(self.procfs, pid)
             if process is None or (known and known.start_ticks == process.start_ticks):
                 continue
             self.processes[pid] = process
-            fresh.append(process)
-        return fresh
+            fresh.append(pid)
+        if fresh:
+            self.processes = _settle_roles(self.processes)
+        return [self.processes[pid] for pid in fresh]
 
 
 def find_target(pid: int, procfs: Procfs | None = None) -> Target:

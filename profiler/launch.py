@@ -13,12 +13,13 @@ from typing import Final
 
 from rich.console import Console
 
-from collectors.errors import CputaxError, ExitCode, TargetExited
+from collectors.errors import CputaxError, ExitCode, TargetExited, TargetNotPython
 from probes import roles
 from probes.server_metrics import fetch, server_urls
 from probes.target import Target, find_target
 
 READY_TIMEOUT_S: Final = 1800.0  # a large model takes its time to load
+PYTHON_TIMEOUT_S: Final = 60.0  # until anything that was started is Python
 POLL_S: Final = 0.5
 END_TIMEOUT_S: Final = 20.0
 
@@ -44,6 +45,7 @@ def launch(command: Sequence[str], out: Console) -> Iterator[Target]:
     Raises:
         CommandNotFound: it cannot be started.
         TargetExited: it ended before it was ready.
+        TargetNotPython: after a minute nothing of it is Python.
         ServerNotReady: it never answered /health.
     """
     try:
@@ -63,6 +65,7 @@ def launch(command: Sequence[str], out: Console) -> Iterator[Target]:
 
 def _wait_ready(process: subprocess.Popen[bytes]) -> Target:
     deadline_s = time.monotonic() + READY_TIMEOUT_S
+    python_deadline_s = time.monotonic() + PYTHON_TIMEOUT_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
             raise TargetExited(
@@ -71,8 +74,13 @@ def _wait_ready(process: subprocess.Popen[bytes]) -> Target:
             )
         try:
             target = find_target(process.pid)
-        except CputaxError:
+        except TargetNotPython:
+            if time.monotonic() > python_deadline_s:
+                raise
             time.sleep(POLL_S)  # the shell or launcher has not become Python yet
+            continue
+        except CputaxError:
+            time.sleep(POLL_S)
             continue
         if target.kind == roles.PYTHON or any(_is_healthy(url) for url in server_urls(target)):
             return target

@@ -23,6 +23,7 @@ class Rates:
 
     stack_hz: int = STACK_HZ
     gil_hz: float = GIL_HZ
+    is_gil_realtime: bool = False
 
 
 def make_probes(
@@ -37,7 +38,7 @@ def make_probes(
     every: list[Probe] = [
         pyspy.PySpyProbe(rates.stack_hz),
         ThreadProbe(),
-        gil.GilProbe(rates.gil_hz),
+        gil.GilProbe(rates.gil_hz, is_realtime=rates.is_gil_realtime),
         ServerMetricsProbe(metrics_url),
     ]
     return [probe for probe in every if probe.name in wanted]

@@ -117,12 +117,12 @@ class Session:
             if self.stop_requested.is_set():
                 return StopReason.USER
             if deadline_ns is not None and now_ns >= deadline_ns:
-                return StopReason.DURATION
+                return StopReason.DURATION if self._root_lives() else StopReason.TARGET_EXITED
             if self._recorder.failure is not None:
                 return StopReason.OUTPUT
             if now_ns >= next_follow_ns:
                 next_follow_ns = now_ns + int(FOLLOW_S * 1e9)
-                if not self.target.is_alive(self.target.processes[self.target.root_pid]):
+                if not self._root_lives():
                     return StopReason.TARGET_EXITED
                 self._follow()
             on_tick()
@@ -176,6 +176,9 @@ class Session:
                 f"what was recorded until then is kept: cputax analyze {self.directory}",
             )
         return None
+
+    def _root_lives(self) -> bool:
+        return self.target.is_alive(self.target.processes[self.target.root_pid])
 
     def _capability(self, probe: Probe) -> Capability:
         return self.capabilities[probe.name]

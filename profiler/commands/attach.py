@@ -38,6 +38,10 @@ from profiler.session import Session
     "--gil-rate", "gil_hz", type=click.FloatRange(1, 10_000), default=GIL_HZ,
     show_default=True, help="Looks at each GIL per second.",
 )  # fmt: skip
+@click.option(
+    "--gil-realtime", is_flag=True,
+    help="Look at the GIL at real-time priority (root): unbiased on a full host, but dearer.",
+)  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The capture directory.")
 @click.option(
     "--probe", "only", multiple=True, type=click.Choice(PROBE_NAMES), help="Use only this probe."
@@ -50,8 +54,8 @@ from profiler.session import Session
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     words: tuple[str, ...], pid: int | None, duration: float, until_exit: bool, stack_hz: int,
-    gil_hz: float, output: Path | None, only: tuple[str, ...], without: tuple[str, ...],
-    metrics_url: str | None, quiet: bool,
+    gil_hz: float, gil_realtime: bool, output: Path | None, only: tuple[str, ...],
+    without: tuple[str, ...], metrics_url: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Record a running server without touching it, then show the findings.
 
@@ -66,7 +70,7 @@ def command(
     names = [name for name in only or PROBE_NAMES if name not in without]
     if not names:
         raise click.UsageError("no probe is left to record with")
-    probes = make_probes(names, Rates(stack_hz, gil_hz), metrics_url)
+    probes = make_probes(names, Rates(stack_hz, gil_hz, gil_realtime), metrics_url)
     duration_s = None if until_exit else duration
     out = console(to_stderr=True)
     if words:

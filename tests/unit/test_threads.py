@@ -11,7 +11,7 @@ from collectors.capture import open_capture
 from probes.base import Context
 from probes.procfs import Procfs
 from probes.target import find_target
-from probes.threads import ThreadProbe
+from probes.threads import DORMANT_TICKS, RESCAN_TICKS, ThreadProbe
 from tests.fakeproc import PYTHON, FakeProc
 from tests.recordings import PID, make_recorder
 
@@ -79,12 +79,26 @@ def test_a_thread_that_appears_is_taken_up(bench):
     for name in ("stat", "status", "schedstat"):
         (new / name).write_text((bench.task / str(PID) / name).read_text())
 
-    for now_ns in range(1, 6):
+    for now_ns in range(1, RESCAN_TICKS + 1):
         bench.probe._tick(now_ns)
 
     tracks = {row["track"] for row in bench.rows()}
     names = open_capture(bench.recorder.directory).table("tracks").to_pylist()
     assert {row["tid"] for row in names if row["track"] in tracks} == {PID, PID + 7}
+
+
+def test_a_dormant_thread_that_runs_again_is_seen_at_the_next_rescan(bench):
+    # Given a thread that has not run for so long that it is looked at less often
+    for now_ns in range(DORMANT_TICKS + 2):
+        bench.probe._tick(now_ns)
+
+    # When it runs
+    bench.ran(PID, "9000 0 9\n")
+    for now_ns in range(100, 100 + RESCAN_TICKS):
+        bench.probe._tick(now_ns)
+
+    # Then that stands in a row
+    assert 9000 in [row["run_ns"] for row in bench.rows() if row["time_ns"] >= 100]
 
 
 def test_totals_add_up_the_threads_of_a_process(bench):
