@@ -206,9 +206,10 @@ def _contention(gil: ProcessGil, more_caveats: tuple[str, ...]) -> Finding | Non
         f"{gil.contended.value:.0%} of the time"
     )
     if holder is not None:
-        stage = next(iter(holder.holding_stages), STAGE_UNKNOWN)
+        seen = [stage for stage in holder.holding_stages if stage != STAGE_UNKNOWN]
+        where = f", mostly seen in {seen[0]}" if seen else ""
         statement += f"; {holder.thread.name or holder.thread.tid} held it most"
-        statement += f" ({holder.held.value:.0%}, mostly in {stage})"
+        statement += f" ({holder.held.value:.0%}{where})"
     if waiters:
         first = waiters[0]
         statement += f" and {first.thread.name or first.thread.tid} waited most"

@@ -72,3 +72,40 @@ class Governor:
         steps = (self.requested_hz // step for step in STEPS)
         lowest_hz = min(self.requested_hz, LOWEST_HZ)
         return max(lowest_hz, next((hz for hz in steps if hz <= affordable_hz), lowest_hz))
+
+
+class WakeGovernor:
+    """How often a sampler that costs little itself may wake.
+
+    Each wake-up takes a CPU from somebody when none is idle, and whoever is pushed off may wait for
+    a whole time slice of another thread: so the number of wake-ups counts, not their length. Fewer
+    as soon as a second shows less to spare, more again after `EASE_NS`.
+    """
+
+    FULL_CORES: Final = 1.0
+    HALF_CORES: Final = 0.3
+
+    def __init__(self, requested_hz: float, procfs: Procfs) -> None:
+        self.requested_hz = requested_hz
+        self.rate_hz = requested_hz
+        self._procfs = procfs
+        self._last: tuple[int, int] | None = None
+        self._fitting_ns = 0
+
+    def look(self, now_ns: int) -> float:
+        """Read the host's idle time since the last look, a second ago or so; return the rate."""
+        idle_ns, _ = self._procfs.idle_ns()
+        last, self._last = self._last, (now_ns, idle_ns)
+        if last is None:
+            return self.rate_hz
+        spare_cores = (idle_ns - last[1]) / max(1, now_ns - last[0])
+        wanted_hz = self.requested_hz
+        if spare_cores < self.HALF_CORES:
+            wanted_hz /= 5
+        elif spare_cores < self.FULL_CORES:
+            wanted_hz /= 2
+        if wanted_hz <= self.rate_hz:
+            self.rate_hz, self._fitting_ns = wanted_hz, now_ns
+        elif now_ns - self._fitting_ns > EASE_NS:
+            self.rate_hz = wanted_hz
+        return self.rate_hz

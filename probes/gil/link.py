@@ -69,6 +69,11 @@ class SamplerLink:
         with contextlib.suppress(OSError):  # it has ended: `batches` says so
             self._channel.sendall(json.dumps(to_fields(layout)).encode() + b"\n")
 
+    def set_rate(self, rate_hz: float) -> None:
+        """Have it sample at another rate, from its next batch on."""
+        with contextlib.suppress(OSError):  # it has ended: `batches` says so
+            self._channel.sendall(json.dumps(rate_hz).encode() + b"\n")
+
     def batches(self, stopping: threading.Event) -> Iterator[Batch | None]:
         """Yield batches until the child ends; None now and then when there are none.
 

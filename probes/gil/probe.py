@@ -20,6 +20,7 @@ from probes.gil.layout import GilLayout
 from probes.gil.link import SamplerLink
 from probes.gil.reader import FREE, UNKNOWN
 from probes.gil.runtime import find_gil
+from probes.governor import WakeGovernor
 from probes.keeper import KeeperGone
 from probes.target import Process, Target
 
@@ -79,6 +80,8 @@ class GilProbe:
         self._tracks: dict[tuple[int, int], int] = {}  # (PID, thread id) -> track
         self._gap_reason = _LATE
         self._failure: str | None = None
+        self._governor: WakeGovernor
+        self._governed_hz = rate_hz
         self._restart_count = 0
         self._last: Batch | None = None  # of the running sampler: its counts are cumulative
         self._dropped_count = self._missed_count = self._cpu_ns = 0
@@ -186,6 +189,8 @@ class GilProbe:
                 self._context.keeper, layouts,
                 rate_hz=self.rate_hz, look_hz=self._look_hz, is_realtime=self._is_realtime,
             )  # fmt: skip
+        self._governor = WakeGovernor(self.rate_hz, self._context.target.procfs)
+        self._governed_hz = self.rate_hz
         retry_s = time.monotonic() + RETRY_S
         try:
             for batch in link.batches(self._stopping):
@@ -194,11 +199,21 @@ class GilProbe:
                 if time.monotonic() >= retry_s:
                     retry_s = time.monotonic() + RETRY_S
                     self._try_waiting()
+                    self._govern(link)
         finally:
             with self._lock:
                 self._link = None
             self._last = None
             link.close()
+
+    def _govern(self, link: SamplerLink) -> None:
+        """Look less often where the host has little CPU to spare; see `probes.governor`."""
+        rate_hz = self._governor.look(time.monotonic_ns())
+        if rate_hz != self._governed_hz:
+            self._governed_hz = rate_hz
+            link.set_rate(rate_hz)
+            for coverage in self._coverage.values():
+                coverage.period_ns = round(1e9 / rate_hz)
 
     def _note_end(self) -> None:
         """A sampler has ended: that is as it should be when we stop or all processes are gone."""

@@ -77,10 +77,8 @@ class Sampler:
     def __init__(self, channel: int, rate_hz: float, look_hz: float) -> None:
         self._channel = channel
         self._output = Output(channel)
-        self._period_ns = max(1, round(1e9 / rate_hz))
-        # Each sample with a waiter is looked into with this probability (of 2**32): a fixed beat
-        # would lock onto the interpreter's own switch interval of 5 ms.
-        self._look_below = min(1 << 32, round((1 << 32) * look_hz / rate_hz))
+        self._look_hz = look_hz
+        self._set_rate(rate_hz)
         self._readers: list[GilReader] = []
         self._command_text = b""
         self._samples = bytearray()
@@ -91,6 +89,12 @@ class Sampler:
         self._last_ns = 0
         self._random = time.monotonic_ns() | 1
 
+    def _set_rate(self, rate_hz: float) -> None:
+        self._period_ns = max(1, round(1e9 / rate_hz))
+        # Each sample with a waiter is looked into with this probability (of 2**32): a fixed beat
+        # would lock onto the interpreter's own switch interval of 5 ms.
+        self._look_below = min(1 << 32, round((1 << 32) * self._look_hz / rate_hz))
+
     def run(self, end_ns: int, parent_pid: int) -> None:
         """Sample until there is nothing left to do.
 
@@ -99,12 +103,12 @@ class Sampler:
         onto a rhythm of the target's. A slot that was slept through is missed, never made up for.
         """
         clock = time.monotonic_ns
-        period_ns = self._period_ns
         if not self._take_commands():
             return
         slot_ns = clock()
         batch_end_ns = slot_ns + wire.BATCH_NS
         while self._readers:
+            period_ns = self._period_ns
             now_ns = clock()
             begin_ns = slot_ns
             if now_ns > slot_ns:
@@ -190,7 +194,7 @@ class Sampler:
         self._waiters.clear()
 
     def _take_commands(self) -> bool:
-        """Take up the processes named since last time; False once the other end has closed.
+        """Take up the processes and the rate sent since last time; False once the end is closed.
 
         The first call waits for the first command.
         """
@@ -203,7 +207,11 @@ class Sampler:
                 return False
             *lines, self._command_text = (self._command_text + chunk).split(b"\n")
             for line in lines:
-                self._take_up(from_fields(json.loads(line)))
+                command = json.loads(line)
+                if isinstance(command, list):
+                    self._take_up(from_fields(command))
+                else:
+                    self._set_rate(command)
             os.set_blocking(self._channel, False)
 
     def _take_up(self, layout: GilLayout) -> None:

@@ -123,6 +123,19 @@ def test_a_target_can_be_added_later(targets: list[subprocess.Popen[bytes]]) -> 
         assert set(batch.samples["pid"].tolist()) == {first.pid, second.pid}
 
 
+def test_its_rate_can_be_changed_while_it_runs(targets: list[subprocess.Popen[bytes]]) -> None:
+    # Given a sampler at its first rate
+    with sampler(find_gil(targets[0].pid), rate_hz=1000) as running:
+        stream = running.batches()
+        fast = first_with(stream, targets[0].pid)
+
+        # When it is told another
+        running.channel.sendall(b"20\n")
+
+        # Then a batch that spans as much time soon holds a tenth as many samples
+        assert any(0 < 10 * len(batch.samples) < len(fast.samples) for batch in stream)
+
+
 def test_it_names_the_holder(targets: list[subprocess.Popen[bytes]]) -> None:
     pid = targets[0].pid
     with sampler(find_gil(pid)) as running:

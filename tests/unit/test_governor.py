@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from probes.governor import EASE_NS, FIRST_WINDOW_NS, FLOOR_SHARE, LOWEST_HZ, SPARE_SHARE, Governor
+from probes.governor import (
+    EASE_NS,
+    FIRST_WINDOW_NS,
+    FLOOR_SHARE,
+    LOWEST_HZ,
+    SPARE_SHARE,
+    Governor,
+    WakeGovernor,
+)
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -99,3 +107,29 @@ def test_a_rate_below_the_lowest_stays_what_was_asked(monkeypatch):
         governor.look(second * SECOND, 0, 1e12)
 
     assert governor.rate_hz == 3
+
+
+@pytest.mark.parametrize(("idle_cores", "rate_hz"), [(1.5, 1000.0), (0.8, 500.0), (0.1, 200.0)])
+def test_a_light_sampler_wakes_less_where_little_is_spare(idle_cores, rate_hz):
+    host = FakeHost()
+    governor = WakeGovernor(1000.0, host)  # type: ignore[arg-type]
+    governor.look(0)
+
+    host.idle += int(idle_cores * SECOND)
+
+    assert governor.look(SECOND) == rate_hz
+
+
+def test_a_light_sampler_speeds_up_only_after_a_quiet_while():
+    host = FakeHost()
+    governor = WakeGovernor(1000.0, host)  # type: ignore[arg-type]
+    governor.look(0)
+    assert governor.look(SECOND) == 200.0
+
+    seconds = 1 + EASE_NS // SECOND
+    for second in range(2, seconds + 1):
+        host.idle += 2 * SECOND
+        assert governor.look(second * SECOND) == 200.0
+    host.idle += 2 * SECOND
+
+    assert governor.look((seconds + 1) * SECOND) == 1000.0
