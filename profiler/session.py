@@ -51,6 +51,7 @@ class Session:
         self.capabilities = {probe.name: probe.check(target) for probe in probes}
         self.stop_requested = threading.Event()
         self.started_ns = 0
+        self.status: dict[str, str] = {}  # by probe: what it last had to say while recording
         self._running: list[Probe] = []
         self._records: dict[str, ProbeRecord] = {}
         self._recorder: Recorder
@@ -88,6 +89,7 @@ class Session:
         self._recorder = Recorder(self.directory, manifest)
         self._keeper = Keeper()
         self._context = Context(self.target, self._recorder, self._keeper)
+        self._context.on_status = self.status.__setitem__
         for process in self.target.processes.values():
             self._register(process)
         for probe in self.probes:

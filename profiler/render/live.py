@@ -47,6 +47,8 @@ class LiveView:
         parts: list[RenderableType] = [self._progress(elapsed_s), self._process_table()]
         if self._metrics is not None and self._metrics.latest:
             parts.append(_server_line(self._metrics.latest))
+        for probe, text in self._session.status.items():
+            parts.append(Text(f"{probe}: {text}", style="yellow"))
         parts.append(Text("Ctrl-C ends the recording and keeps it", style="dim"))
         return Group(*parts)
 
