@@ -32,7 +32,8 @@ from probes.pyspy import find_pyspy
 HALF_BUSY = """
 import time
 print("up", flush=True)
-while True:
+end = time.monotonic() + 300  # should whoever started it be killed
+while time.monotonic() < end:
     until = time.monotonic() + 0.003
     while time.monotonic() < until: pass
     time.sleep(0.003)
