@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from probes.procfs import Procfs
 
@@ -24,6 +24,8 @@ LOWEST_HZ: Final = 10
 # A first guess, until the recorders' own cost is known: a sample of a small process.
 TYPICAL_SAMPLE_NS: Final = 800_000
 
+RateT = TypeVar("RateT", bound=float)
+
 
 @dataclass(frozen=True, slots=True)
 class _Look:
@@ -32,15 +34,28 @@ class _Look:
     recorder_ns: int
 
 
-class Governor:
-    """Steps the rate down within two seconds and up only after ten with room for it."""
+class _Eased(Generic[RateT]):
+    """A rate that goes down at once, and up only after `EASE_NS` with room for more."""
 
-    def __init__(self, requested_hz: int, procfs: Procfs) -> None:
+    def __init__(self, requested_hz: RateT, procfs: Procfs) -> None:
         self.requested_hz = requested_hz
         self.rate_hz = requested_hz
         self._procfs = procfs
+        self._fitting_ns = 0  # when the rate was last all that there was room for
+
+    def _settle(self, wanted_hz: RateT, now_ns: int) -> None:
+        if wanted_hz <= self.rate_hz:
+            self.rate_hz, self._fitting_ns = wanted_hz, now_ns
+        elif now_ns - self._fitting_ns > EASE_NS:
+            self.rate_hz = wanted_hz
+
+
+class Governor(_Eased[int]):
+    """Steps the rate down within two seconds and up only after ten with room for it."""
+
+    def __init__(self, requested_hz: int, procfs: Procfs) -> None:
+        super().__init__(requested_hz, procfs)
         self._looks: deque[_Look] = deque()
-        self._fitting_ns = 0  # when the rate was last all that the budget could buy
         self._cpu_count = os.cpu_count() or 1
 
     def look(self, now_ns: int, recorder_ns: int = 0, round_ns: float = TYPICAL_SAMPLE_NS) -> None:
@@ -62,11 +77,7 @@ class Governor:
         # What the recorders use now is theirs to use again.
         spare_ns = idle_ns - first.idle_ns + recorder_ns - first.recorder_ns
         budget_ns = max(SPARE_SHARE * spare_ns, FLOOR_SHARE * self._cpu_count * window_ns)
-        wanted_hz = self._step_below(budget_ns / window_ns * 1e9 / max(1.0, round_ns))
-        if wanted_hz <= self.rate_hz:
-            self.rate_hz, self._fitting_ns = wanted_hz, now_ns
-        elif now_ns - self._fitting_ns > EASE_NS:
-            self.rate_hz = wanted_hz
+        self._settle(self._step_below(budget_ns / window_ns * 1e9 / max(1.0, round_ns)), now_ns)
 
     def _step_below(self, affordable_hz: float) -> int:
         steps = (self.requested_hz // step for step in STEPS)
@@ -74,7 +85,7 @@ class Governor:
         return max(lowest_hz, next((hz for hz in steps if hz <= affordable_hz), lowest_hz))
 
 
-class WakeGovernor:
+class WakeGovernor(_Eased[float]):
     """How often a sampler that costs little itself may wake.
 
     Each wake-up takes a CPU from somebody when none is idle, and whoever is pushed off may wait for
@@ -86,11 +97,8 @@ class WakeGovernor:
     HALF_CORES: Final = 0.3
 
     def __init__(self, requested_hz: float, procfs: Procfs) -> None:
-        self.requested_hz = requested_hz
-        self.rate_hz = requested_hz
-        self._procfs = procfs
+        super().__init__(requested_hz, procfs)
         self._last: tuple[int, int] | None = None
-        self._fitting_ns = 0
 
     def look(self, now_ns: int) -> float:
         """Read the host's idle time since the last look, a second ago or so; return the rate."""
@@ -104,8 +112,5 @@ class WakeGovernor:
             wanted_hz /= 5
         elif spare_cores < self.FULL_CORES:
             wanted_hz /= 2
-        if wanted_hz <= self.rate_hz:
-            self.rate_hz, self._fitting_ns = wanted_hz, now_ns
-        elif now_ns - self._fitting_ns > EASE_NS:
-            self.rate_hz = wanted_hz
+        self._settle(wanted_hz, now_ns)
         return self.rate_hz

@@ -35,8 +35,6 @@ class Status:
     uid: int
     tracer_pid: int
     inner_pids: tuple[int, ...]  # NSpid: outermost namespace first
-    voluntary_count: int
-    involuntary_count: int
 
 
 class Procfs:
@@ -82,8 +80,6 @@ class Procfs:
             uid=int(rows[b"Uid"].split()[0]),
             tracer_pid=int(rows[b"TracerPid"]),
             inner_pids=tuple(map(int, inner.split())),
-            voluntary_count=int(rows[b"voluntary_ctxt_switches"]),
-            involuntary_count=int(rows[b"nonvoluntary_ctxt_switches"]),
         )
 
     def switches(self, pid: int, tid: int) -> tuple[int, int]:
@@ -147,15 +143,15 @@ class Procfs:
 
     def pid_namespace(self, pid: int | str = "self") -> str | None:
         """Return the PID namespace's name (``pid:[...]``), or None where we may not look."""
-        try:
-            return os.readlink(self.root / str(pid) / "ns" / "pid")
-        except OSError:
-            return None
+        return self._namespace(pid, "pid")
 
     def network_namespace(self, pid: int | str = "self") -> str | None:
         """Return the network namespace's name (``net:[...]``), or None where we may not look."""
+        return self._namespace(pid, "net")
+
+    def _namespace(self, pid: int | str, kind: str) -> str | None:
         try:
-            return os.readlink(self.root / str(pid) / "ns" / "net")
+            return os.readlink(self.root / str(pid) / "ns" / kind)
         except OSError:
             return None
 
