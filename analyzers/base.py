@@ -41,13 +41,13 @@ def apply(analyzer: Analyzer, timeline: Timeline) -> Outcome:
 
 def missing(slug: str, table: str, timeline: Timeline) -> Finding:
     """Return the abstention for an empty table: which probe it is of, and what stopped it."""
-    probe = PROBES[table]
+    probes = PROBES[table]
     for record in timeline.capture.manifest.probes:
-        if record.name == probe and record.reason:
-            reason = f"the {probe} probe was {record.level}: {record.reason}"
+        if record.name in probes and record.reason:
+            reason = f"the {record.name} probe was {record.level}: {record.reason}"
             return abstention(slug, f"not computable: {reason}", record.remedy)
     return abstention(
         slug,
-        f"not computable: the capture holds no {table}, which the {probe} probe records",
-        f"record again with --probe {probe}",
+        f"not computable: the capture holds no {table}, which the {probes[0]} probe records",
+        f"record again with --probe {probes[0]}",
     )

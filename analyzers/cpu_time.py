@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from analyzers.intervals import Intervals, Times, covered_before, difference, empty, intervals
 from analyzers.looks import Counters, counters_by_thread
 from analyzers.stages import IDLE, UNKNOWN, StackStages, classify
-from analyzers.timeline import PROBES, Process, Runs, Thread, Timeline, runs_by_thread
+from analyzers.timeline import STACK_PROBES, Process, Runs, Thread, Timeline, runs_by_thread
 
 Floats = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def _unseen(timeline: Timeline, process: int, runs: dict[int, Runs]) -> Interval
     gaps = [
         (row["start_ns"], row["end_ns"])
         for row in timeline.capture.table("gaps").to_pylist()
-        if row["probe"] == PROBES["samples"] and row["track"] in (process, None)
+        if row["probe"] in STACK_PROBES and row["track"] in (process, None)
     ]
     if not gaps:
         return empty()

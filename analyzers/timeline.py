@@ -15,12 +15,13 @@ from collectors.capture import Capture
 
 T = TypeVar("T")
 
-# Which probe fills a table.
-PROBES: Final = {
-    "samples": "pyspy",
-    "thread_counters": "threads",
-    "gil": "gil",
-    "counters": "server_metrics",
+STACK_PROBES: Final = ("stacks", "pyspy")
+# Which probes fill a table, the usual one first.
+PROBES: Final[dict[str, tuple[str, ...]]] = {
+    "samples": STACK_PROBES,
+    "thread_counters": ("threads",),
+    "gil": ("gil",),
+    "counters": ("server_metrics",),
 }
 
 
@@ -88,7 +89,7 @@ class Timeline:
     def sampling_rate_hz(self, process: Process) -> float | None:
         """Return the rate at which a process's stacks were really looked at; None if not told."""
         for record in self.capture.manifest.probes:
-            if record.name == PROBES["samples"]:
+            if record.name in STACK_PROBES:
                 own = record.detail.get("processes", {}).get(str(process.pid), {})
                 rate_hz: float | None = own.get("achieved_hz", record.achieved_hz)
                 return rate_hz or record.requested_hz
@@ -97,7 +98,7 @@ class Timeline:
     def sampling_clock_error_ns(self) -> int:
         """Return how far sample times may be off the counters' clock; 0 if not told."""
         for record in self.capture.manifest.probes:
-            if record.name == PROBES["samples"]:
+            if record.name in STACK_PROBES:
                 return int(record.detail.get("clock_error_ns", 0))
         return 0
 

@@ -109,6 +109,17 @@ class Recorder:
         row = {"kind": "thread", "parent": process, "pid": pid, "tid": tid, "name": name}
         return self._track((process, pid, tid), {**row, "role": role, "inner_tid": inner_tid})
 
+    def name_thread(self, process: int, pid: int, tid: int, name: str, role: str) -> None:
+        """Give a thread this name, whatever it was registered as."""
+        self.thread_track(process, pid, tid, name=name, role=role)
+        with self._lock:
+            known = self._tracks[process, pid, tid]
+            if known["name"] == name:
+                return
+            renamed = self._tracks[process, pid, tid] = {**known, "name": name}
+            columns = {key: [value] for key, value in renamed.items()}
+        self.append("tracks", columns)
+
     def _track(self, key: tuple[int, ...], row: dict[str, Any]) -> int:
         """Register a track, and again when somebody knows more of it: the last row counts."""
         with self._lock:

@@ -71,6 +71,41 @@ COUNTER_TYPES = _schema(
 COUNTERS = _schema(
     ("time_ns", I64, False), ("track", I32, False), ("counter", I32, False), ("value", F64, False)
 )
+# Instants in a request's life, in order, each as seen by the row's source; null: not seen there.
+CLIENT_BOUNDARIES: Final = (
+    "begun_ns",  # its turn came (time_ns: when it was due)
+    "built_ns",  # the prompt and the fields are there
+    "serialised_ns",  # the body is bytes
+    "connected_ns",  # a connection is open; an earlier one may have been kept
+    "sent_ns",  # the body's last byte was handed to the kernel
+    "headers_ns",  # the response's headers have arrived
+    "first_byte_ns",  # the first byte of its body
+    "first_token_ns",  # the first event that carries text
+    "last_token_ns",
+    "done_ns",  # the end of its body
+    "parsed_ns",  # the last event is decoded
+)
+SERVER_BOUNDARIES: Final = (
+    "scheduled_ns",  # it left the engine's queue (time_ns: it arrived in the frontend)
+    "first_token_ns",
+    "last_token_ns",
+    "done_ns",
+)
+# One request as one source saw it: the load client, or the server's own trace.
+REQUESTS = _schema(
+    ("time_ns", I64, False),
+    ("request", TEXT, False),  # the same text in all sources: the client's X-Request-Id
+    ("source", TEXT, False),  # client, otlp
+    ("scenario", TEXT, True),
+    ("status", TEXT, False),  # ok, or the kind of failure
+    ("prompt_tokens", I32, True),
+    ("output_tokens", I32, True),
+    ("request_bytes", I64, True),
+    ("response_bytes", I64, True),
+    *((name, I64, True) for name in CLIENT_BOUNDARIES),
+    *((name, I64, True) for name in SERVER_BOUNDARIES if name not in CLIENT_BOUNDARIES),
+    ("token_ns", pa.list_(I64), True),  # when each event with text arrived
+)
 GAPS = _schema(
     ("probe", TEXT, False),
     ("start_ns", I64, False),
@@ -89,5 +124,6 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "gil": GIL,
     "counter_types": COUNTER_TYPES,
     "counters": COUNTERS,
+    "requests": REQUESTS,
     "gaps": GAPS,
 }

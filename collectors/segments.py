@@ -101,6 +101,7 @@ def import_segments(
 ) -> dict[str, pa.Table]:
     """Return the tables that the segments in ``directory`` extend; a bad segment is a gap."""
     stacks = StackTable()
+    stacks.load(tables["frames"], tables["stacks"])
     tracks = _Tracks(tables["tracks"])
     gaps: list[dict[str, Any]] = []
     samples: list[pa.Table] = []

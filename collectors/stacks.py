@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Final
+
+import pyarrow as pa
 
 ROOT: Final = -1
 
@@ -14,6 +17,15 @@ class StackTable:
     def __init__(self) -> None:
         self._frames: dict[tuple[str, str], int] = {}
         self._stacks: dict[tuple[int, int], int] = {}
+
+    def load(self, frames: pa.Table, stacks: pa.Table) -> None:
+        """Take the rows of two tables of a capture, whose ids must be dense and in order."""
+        columns = zip(frames["function"].to_pylist(), frames["file"].to_pylist(), strict=True)
+        for function, file in columns:
+            self.frame(function, file)
+        columns = zip(stacks["parent"].to_pylist(), stacks["frame"].to_pylist(), strict=True)
+        for parent, frame in columns:
+            self.child(parent, frame)
 
     def frame(self, function: str, file: str) -> int:
         """Return the id of this function in this file."""
@@ -30,18 +42,39 @@ class StackTable:
             parent = self.child(parent, frame)
         return parent
 
-    def frame_columns(self) -> dict[str, list[object]]:
-        """Return the ``frames`` table's columns."""
+    @property
+    def frame_count(self) -> int:
+        """How many frames there are; their ids are below."""
+        return len(self._frames)
+
+    @property
+    def stack_count(self) -> int:
+        """How many stacks there are; their ids are below."""
+        return len(self._stacks)
+
+    def frame_columns(self, first: int = 0) -> dict[str, list[object]]:
+        """Return the ``frames`` table's columns, from id ``first`` on."""
+        frames = list(itertools.islice(self._frames, first, None))
         return {
-            "frame": list(self._frames.values()),
-            "function": [function for function, _ in self._frames],
-            "file": [file for _, file in self._frames],
+            "frame": list(range(first, first + len(frames))),
+            "function": [function for function, _ in frames],
+            "file": [file for _, file in frames],
         }
 
-    def stack_columns(self) -> dict[str, list[object]]:
-        """Return the ``stacks`` table's columns."""
+    def stack_columns(self, first: int = 0) -> dict[str, list[object]]:
+        """Return the ``stacks`` table's columns, from id ``first`` on."""
+        stacks = list(itertools.islice(self._stacks, first, None))
         return {
-            "stack": list(self._stacks.values()),
-            "parent": [parent for parent, _ in self._stacks],
-            "frame": [frame for _, frame in self._stacks],
+            "stack": list(range(first, first + len(stacks))),
+            "parent": [parent for parent, _ in stacks],
+            "frame": [frame for _, frame in stacks],
         }
+
+    def path(self, stack: int) -> list[tuple[str, str]]:
+        """Return a stack's frames, innermost first."""
+        frames, stacks = list(self._frames), list(self._stacks)
+        path = []
+        while stack != ROOT:
+            stack, frame = stacks[stack]
+            path.append(frames[frame])
+        return path

@@ -90,14 +90,15 @@ class WakeGovernor(_Eased[float]):
 
     Each wake-up takes a CPU from somebody when none is idle, and whoever is pushed off may wait for
     a whole time slice of another thread: so the number of wake-ups counts, not their length. Fewer
-    as soon as a second shows less to spare, more again after `EASE_NS`.
+    as soon as a second shows less than one CPU to spare, more again after `EASE_NS`.
     """
 
-    FULL_CORES: Final = 1.0
-    HALF_CORES: Final = 0.3
+    SPARE_CORES: Final = 1.0
 
-    def __init__(self, requested_hz: float, procfs: Procfs) -> None:
+    def __init__(self, requested_hz: float, procfs: Procfs, divisor: float) -> None:
+        """``divisor``: of the rate while less than `SPARE_CORES` are idle."""
         super().__init__(requested_hz, procfs)
+        self._divisor = divisor
         self._last: tuple[int, int] | None = None
 
     def look(self, now_ns: int) -> float:
@@ -107,10 +108,6 @@ class WakeGovernor(_Eased[float]):
         if last is None:
             return self.rate_hz
         spare_cores = (idle_ns - last[1]) / max(1, now_ns - last[0])
-        wanted_hz = self.requested_hz
-        if spare_cores < self.HALF_CORES:
-            wanted_hz /= 5
-        elif spare_cores < self.FULL_CORES:
-            wanted_hz /= 2
-        self._settle(wanted_hz, now_ns)
+        is_scarce = spare_cores < self.SPARE_CORES
+        self._settle(self.requested_hz / self._divisor if is_scarce else self.requested_hz, now_ns)
         return self.rate_hz

@@ -2,7 +2,7 @@
 
 /proc/PID/task/TID/schedstat is the scheduler's own account (run ns, run-queue wait ns, timeslices)
 and costs about a microsecond to read through a kept descriptor. The dearer files (last CPU from
-``stat``, switches from ``status``) are read twice a second, for threads that ran.
+``stat``, switches from ``status``) are read once a second, for threads that ran.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from probes.target import Process, Target
 RATE_HZ: Final = 20.0
 RESCAN_TICKS: Final = 10  # look for new threads, and at the dormant ones, every half second
 DORMANT_TICKS: Final = 40  # a thread that did not run for two seconds: most of a server's never do
-DETAIL_TICKS: Final = 10  # stat and status cost twenty times schedstat
+DETAIL_TICKS: Final = 20  # once a second: stat and status cost twenty times schedstat
 FLUSH_TICKS: Final = 5  # with the recorder's own half second: a kill costs less than one
 COLUMNS: Final = (
     "time_ns", "track", "run_ns", "wait_ns", "timeslice_count",

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
-from probes import pyspy
+from collectors.errors import CputaxError, ProbeUnavailable
 from probes.base import Probe
 from probes.gil import probe as gil
+from probes.pyspy import PySpyProbe
 from probes.server_metrics import ServerMetricsProbe
+from probes.stacks import probe as stacks
+from probes.stacks.finder import find_stacks
+from probes.target import Target
 from probes.threads import ThreadProbe
 
-STACK_HZ: Final = pyspy.RATE_HZ
+STACK_HZ: Final = stacks.RATE_HZ
 GIL_HZ: Final = gil.DEFAULT_HZ
-PROBE_NAMES: Final = ("threads", "pyspy", "gil", "server_metrics")
+PROBE_NAMES: Final = ("threads", "stacks", "gil", "server_metrics")
+
+
+class StackReading(StrEnum):
+    """Who reads the Python stacks."""
+
+    AUTO = "auto"  # from memory where its layout is known, else by py-spy
+    MEMORY = "memory"
+    PYSPY = "py-spy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +37,45 @@ class Rates:
     stack_hz: int = STACK_HZ
     gil_hz: float = GIL_HZ
     is_gil_realtime: bool = False
+    is_governed: bool = True  # less where the host has little CPU to spare
 
 
 def make_probes(
-    names: Iterable[str] = PROBE_NAMES, rates: Rates | None = None, metrics_url: str | None = None
-) -> list[Probe]:
-    """Return the probes with these names, in the order they start.
+    target: Target, names: Iterable[str] = PROBE_NAMES, rates: Rates | None = None,
+    metrics_url: str | None = None, stack_reading: StackReading = StackReading.AUTO,
+) -> list[Probe]:  # fmt: skip
+    """Return the probes with these names for ``target``, in the order they start.
 
     They stop in reverse: stacks last, because py-spy takes its time to write its files.
     """
     rates = rates or Rates()
     wanted = set(names)
-    every: list[Probe] = [
-        pyspy.PySpyProbe(rates.stack_hz),
-        ThreadProbe(),
-        gil.GilProbe(rates.gil_hz, is_realtime=rates.is_gil_realtime),
-        ServerMetricsProbe(metrics_url),
-    ]
-    return [probe for probe in every if probe.name in wanted]
+    every: dict[str, Probe] = {
+        "stacks": _stack_probe(target, rates, stack_reading),
+        "threads": ThreadProbe(),
+        "gil": gil.GilProbe(
+            rates.gil_hz, is_realtime=rates.is_gil_realtime, is_governed=rates.is_governed
+        ),
+        "server_metrics": ServerMetricsProbe(metrics_url),
+    }
+    return [probe for name, probe in every.items() if name in wanted]
+
+
+def _stack_probe(target: Target, rates: Rates, reading: StackReading) -> Probe:
+    if reading is StackReading.AUTO:
+        is_known = all(_is_known(process.pid) for process in target.python_processes)
+        reading = StackReading.MEMORY if is_known else StackReading.PYSPY
+    if reading is StackReading.MEMORY:
+        return stacks.StackProbe(rates.stack_hz, is_governed=rates.is_governed)
+    return PySpyProbe(rates.stack_hz)
+
+
+def _is_known(pid: int) -> bool:
+    """Whether it is not the interpreter's layout that keeps us from reading its stacks."""
+    try:
+        find_stacks(pid)
+    except ProbeUnavailable:
+        return False
+    except CputaxError:  # the reader will say it, with its remedy
+        return True
+    return True

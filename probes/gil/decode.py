@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.gil import wire
+from probes.sampler_link import StreamBroken
 
 SAMPLE_DTYPE: Final = np.dtype(
     [
@@ -23,10 +24,6 @@ SAMPLE_DTYPE: Final = np.dtype(
 )
 # Far above what a sampler can send in one batch; a larger one means that we lost our place.
 _BATCH_BYTES_LIMIT: Final = 1 << 28
-
-
-class StreamBroken(ValueError):
-    """The bytes are not a sampler's batches."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class GilLayout(NamedTuple):
     waiter_reference_offset: int  # in a condition; 0: unknown
     is_namespaced: bool  # ids in its memory are those of an inner PID namespace
     own_gil_interpreter_count: int  # further interpreters with a GIL of their own: not sampled
+    runtime_address: int  # of _PyRuntime
 
 
 # The kernel's thread id in glibc's struct pthread (x86-64), for 3.10 which keeps only a pthread_t.

@@ -14,6 +14,7 @@ from typing import Final
 
 from probes.gil import layout as gil_layout
 from probes.gil.layout import GilLayout
+from probes.sampling import TargetGone, host_tids, start_ticks
 
 FREE: Final = 0  # holder_tid: nobody holds the GIL
 UNKNOWN: Final = -1  # holder_tid or waiter_count: could not be told
@@ -28,10 +29,6 @@ _THREADS_MAX_AGE_NS: Final = 500_000_000
 _THREADS_MIN_AGE_NS: Final = 20_000_000
 _THREAD_LIMIT: Final = 4096
 _SYSCALL_BYTES: Final = 256
-
-
-class TargetGone(Exception):
-    """The process exited or replaced its program (exec); its memory is no longer there."""
 
 
 # is locked, address of the thread state that holds or last held it, times it changed hands since
@@ -67,7 +64,7 @@ class GilReader:
             self._memory = os.open(f"/proc/{layout.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError) as error:
             raise TargetGone from error
-        if _start_ticks(layout.pid) != layout.start_ticks:
+        if start_ticks(layout.pid) != layout.start_ticks:
             os.close(self._memory)
             raise TargetGone
 
@@ -175,7 +172,7 @@ class GilReader:
         if now_ns - self._threads_ns < max_age_ns:
             return
         self._threads_ns = now_ns
-        host = self._host_tids()
+        host = host_tids(self.layout.pid, is_namespaced=self.layout.is_namespaced)
         inner_ids = [self._thread_id(state) for state in self._thread_states()]
         self._threads = {inner: host[inner] for inner in inner_ids if inner in host}
         alive = set(self._threads.values())
@@ -198,33 +195,3 @@ class GilReader:
         except (OSError, OverflowError):
             pass
         return states
-
-    def _host_tids(self) -> dict[int, int]:
-        """Map the ids as the target sees them to those of this PID namespace."""
-        task = f"/proc/{self.layout.pid}/task"
-        try:
-            tids = [int(name) for name in os.listdir(task)]
-        except OSError:
-            return {}
-        if not self.layout.is_namespaced:
-            return {tid: tid for tid in tids}
-        return {_innermost_id(f"{task}/{tid}/status", tid): tid for tid in tids}
-
-
-def _innermost_id(status_path: str, tid: int) -> int:
-    try:
-        with open(status_path, "rb") as status:
-            for line in status:
-                if line.startswith(b"NSpid:"):
-                    return int(line.split()[-1])
-    except OSError:
-        pass
-    return tid
-
-
-def _start_ticks(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return int(stat.read().rpartition(b")")[2].split()[19])
-    except OSError as error:
-        raise TargetGone from error

@@ -122,6 +122,7 @@ class _Finder:
             waiter_reference_offset=self._waiter_reference_offset(gil),
             is_namespaced=len(self._procfs.status(self._pid).inner_pids) > 1,
             own_gil_interpreter_count=self._own_gil_interpreters(runtime, gil, offsets),
+            runtime_address=runtime,
         )
         self._validate(found)
         return found

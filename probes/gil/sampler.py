@@ -14,61 +14,20 @@ docs/gil.md for figures of both, and for what each costs.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import resource
-import signal
-import struct
 import sys
 import time
 from typing import Final
 
 from probes.gil import wire
 from probes.gil.layout import GilLayout, from_fields
-from probes.gil.reader import GilReader, TargetGone
+from probes.gil.reader import GilReader
+from probes.sampling import Output, Slots, TargetGone, become_child
 
 CHANNEL: Final = 1
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_TIMERSLACK: Final = 29
-_PR_SET_NAME: Final = 15
-_SCHED_SETATTR: Final = 314  # x86-64
-_SLICE_NS: Final = 100_000  # the shortest that the kernel grants
 REALTIME: Final = "realtime"
-_REALTIME_LIMIT_US: Final = 500_000  # between two sleeps
 LATE_LIMIT_NS: Final = (1 << 32) - 1
-_MASK_64: Final = (1 << 64) - 1
-
-
-class Output:
-    """Batches onto a socket that may be full: what does not fit is dropped and counted."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._rest = b""
-        self.dropped_count = 0
-
-    def write(self, batch: bytes, sample_count: int) -> bool:
-        """Write a batch; False when it was dropped, with its samples counted.
-
-        Raises:
-            ConnectionError: nobody will ever read it.
-        """
-        if self._rest:
-            self._rest = self._rest[self._push(self._rest) :]
-        # A batch that was begun must end, or the reader loses its place: keep that one's rest.
-        written = 0 if self._rest else self._push(batch)
-        if written == 0:
-            self.dropped_count += sample_count
-            return False
-        self._rest = batch[written:]
-        return True
-
-    def _push(self, data: bytes) -> int:
-        try:
-            return os.write(self._descriptor, data)
-        except BlockingIOError:
-            return 0
 
 
 class Sampler:
@@ -78,62 +37,35 @@ class Sampler:
         self._channel = channel
         self._output = Output(channel)
         self._look_hz = look_hz
+        self._slots = Slots(rate_hz)
         self._set_rate(rate_hz)
         self._readers: list[GilReader] = []
         self._command_text = b""
         self._samples = bytearray()
         self._waiters: list[int] = []
         self._events = bytearray()
-        self._missed_count = 0
         self._largest_gap_ns = 0
         self._last_ns = 0
-        self._random = time.monotonic_ns() | 1
 
     def _set_rate(self, rate_hz: float) -> None:
-        self._period_ns = max(1, round(1e9 / rate_hz))
+        self._slots.set_rate(rate_hz)
         # Each sample with a waiter is looked into with this probability (of 2**32): a fixed beat
         # would lock onto the interpreter's own switch interval of 5 ms.
         self._look_below = min(1 << 32, round((1 << 32) * self._look_hz / rate_hz))
 
     def run(self, end_ns: int, parent_pid: int) -> None:
-        """Sample until there is nothing left to do.
-
-        Time is cut into slots of one period; each is sampled once, at a random instant within it.
-        That keeps the rate without drift, gives every instant the same chance, and cannot lock
-        onto a rhythm of the target's. A slot that was slept through is missed, never made up for.
-        """
-        clock = time.monotonic_ns
+        """Sample until there is nothing left to do."""
         if not self._take_commands():
             return
-        slot_ns = clock()
-        batch_end_ns = slot_ns + wire.BATCH_NS
+        batch_end_ns = self._slots.begin() + wire.BATCH_NS
         while self._readers:
-            period_ns = self._period_ns
-            now_ns = clock()
-            begin_ns = slot_ns
-            if now_ns > slot_ns:
-                begin_ns = now_ns
-                if now_ns >= slot_ns + period_ns:
-                    missed = (now_ns - slot_ns) // period_ns
-                    self._missed_count += missed
-                    slot_ns += missed * period_ns
-            left_ns = slot_ns + period_ns - begin_ns
-            wake_ns = begin_ns + (left_ns * self._next_random() >> 32)
-            if wake_ns > now_ns:
-                time.sleep((wake_ns - now_ns) / 1e9)
-            slot_ns += period_ns
-            now_ns = self._sample_all(wake_ns)
+            now_ns = self._sample_all(self._slots.sleep())
             if now_ns >= batch_end_ns:
                 batch_end_ns = now_ns + wire.BATCH_NS
                 self._flush()
                 if now_ns >= end_ns or os.getppid() != parent_pid or not self._take_commands():
                     return
         self._flush()
-
-    def _next_random(self) -> int:
-        """Return a number below 2**32 (Knuth's MMIX generator; importing random costs 10 ms)."""
-        self._random = (self._random * 6364136223846793005 + 1442695040888963407) & _MASK_64
-        return self._random >> 32
 
     def _sample_all(self, wake_ns: int) -> int:
         """Look at every process once; return when. ``wake_ns`` is when that should have been."""
@@ -150,7 +82,7 @@ class Sampler:
                 holder = reader.holder_tid(state, now_ns)
                 _, _, switch_count, waiter_count = state
                 looked = -1
-                if waiter_count > 0 and self._next_random() < self._look_below:
+                if waiter_count > 0 and self._slots.next_random() < self._look_below:
                     waiters = reader.waiters(waiter_count)
                     looked = len(waiters)
                     self._waiters += waiters
@@ -181,7 +113,7 @@ class Sampler:
             len(self._waiters),
             len(self._events) // wire.EVENT.size,
             self._output.dropped_count,
-            self._missed_count,
+            self._slots.missed_count,
             self._largest_gap_ns,
             time.process_time_ns(),
         )
@@ -225,48 +157,10 @@ class Sampler:
             self._event(layout.pid, wire.TAKEN_UP)
 
 
-def _die_with_parent(libc: ctypes.CDLL) -> None:
-    parent_pid = os.getppid()
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died just before
-        sys.exit()
-
-
-def _prefer_short_slices(libc: ctypes.CDLL) -> None:
-    """Ask for the shortest slice at unchanged policy and nice value; older kernels ignore it."""
-    policy = os.sched_getscheduler(0)
-    if policy not in (os.SCHED_OTHER, os.SCHED_BATCH):
-        return
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
-    # struct sched_attr (sched_setattr(2)): size, policy, flags, nice, priority, runtime (here the
-    # slice), deadline, period.
-    attributes = struct.pack("<IIQiIQQQ", 48, policy, 0, nice, 0, _SLICE_NS, 0, 0)
-    libc.syscall(_SCHED_SETATTR, 0, attributes, 0)
-
-
-def _become_realtime() -> bool:
-    """Ask for the lowest real-time priority; False when that is not allowed (CAP_SYS_NICE).
-
-    The kernel kills it should it ever run for long without sleeping.
-    """
-    resource.setrlimit(resource.RLIMIT_RTTIME, (_REALTIME_LIMIT_US, _REALTIME_LIMIT_US))
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except PermissionError:
-        return False
-    return True
-
-
 def main(arguments: list[str]) -> None:
     """Run with ``RATE_HZ LOOK_HZ DURATION_S PRIORITY``, the last one ``normal`` or ``realtime``."""
     rate_hz, look_hz, duration_s = map(float, arguments[:3])
-    libc = ctypes.CDLL(None, use_errno=True)
-    _die_with_parent(libc)
-    if arguments[3] != REALTIME or not _become_realtime():
-        _prefer_short_slices(libc)
-    libc.prctl(_PR_SET_NAME, b"cputax-gil", 0, 0, 0)
-    # The default slack of 50 us is half a period at 10 kHz.
-    libc.prctl(_PR_SET_TIMERSLACK, min(50_000, int(1e8 / rate_hz)), 0, 0, 0)
+    become_child("cputax-gil", rate_hz, is_realtime=arguments[3] == REALTIME)
     sampler = Sampler(CHANNEL, rate_hz, look_hz)
     with contextlib.suppress(ConnectionError, KeyboardInterrupt):
         sampler.run(time.monotonic_ns() + int(duration_s * 1e9), os.getppid())

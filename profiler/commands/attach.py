@@ -14,7 +14,14 @@ from probes.target import Target, find_target
 from profiler.cli import show_error
 from profiler.launch import launch
 from profiler.options import Duration, Pid
-from profiler.probe_set import GIL_HZ, PROBE_NAMES, STACK_HZ, Rates, make_probes
+from profiler.probe_set import (
+    GIL_HZ,
+    PROBE_NAMES,
+    STACK_HZ,
+    Rates,
+    StackReading,
+    make_probes,
+)
 from profiler.recording import record
 from profiler.render.console import console, safe
 from profiler.session import Session
@@ -42,6 +49,11 @@ from profiler.session import Session
     "--gil-realtime", is_flag=True,
     help="Look at the GIL at real-time priority (root): unbiased on a full host, but dearer.",
 )  # fmt: skip
+@click.option(
+    "--stacks", "stack_reading", type=click.Choice([one.value for one in StackReading]),
+    default=StackReading.AUTO.value, show_default=True,
+    help="Who reads Python stacks: our reader, py-spy, or py-spy only where ours cannot.",
+)  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The capture directory.")
 @click.option(
     "--probe", "only", multiple=True, type=click.Choice(PROBE_NAMES), help="Use only this probe."
@@ -54,8 +66,8 @@ from profiler.session import Session
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     words: tuple[str, ...], pid: int | None, duration: float, until_exit: bool, stack_hz: int,
-    gil_hz: float, gil_realtime: bool, output: Path | None, only: tuple[str, ...],
-    without: tuple[str, ...], metrics_url: str | None, quiet: bool,
+    gil_hz: float, gil_realtime: bool, stack_reading: str, output: Path | None,
+    only: tuple[str, ...], without: tuple[str, ...], metrics_url: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Record a running server without touching it, then show the findings.
 
@@ -70,15 +82,19 @@ def command(
     names = [name for name in only or PROBE_NAMES if name not in without]
     if not names:
         raise click.UsageError("no probe is left to record with")
-    probes = make_probes(names, Rates(stack_hz, gil_hz, gil_realtime), metrics_url)
+    rates = Rates(stack_hz, gil_hz, gil_realtime)
+
+    def session(target: Target) -> Session:
+        probes = make_probes(target, names, rates, metrics_url, StackReading(stack_reading))
+        return Session(target, output or _default(target), probes)
+
     duration_s = None if until_exit else duration
     out = console(to_stderr=True)
     if words:
         with launch(words, out) as target:
-            return _record(Session(target, output or _default(target), probes), duration_s, quiet)
+            return _record(session(target), duration_s, quiet)
     assert pid is not None
-    target = find_target(pid)
-    return _record(Session(target, output or _default(target), probes), duration_s, quiet)
+    return _record(session(find_target(pid)), duration_s, quiet)
 
 
 def _record(session: Session, duration_s: float | None, quiet: bool) -> int:

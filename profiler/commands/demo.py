@@ -43,7 +43,8 @@ def command(duration: float, output: Path | None) -> int:
         with running_oracle() as oracle, under_load(oracle, LOAD, duration + 30.0):
             time.sleep(WARM_UP_S)
             out.print(f"[bold]$ cputax attach {oracle.pid} -d {duration:g}s[/]")
-            session = Session(find_target(oracle.pid), directory, make_probes())
+            target = find_target(oracle.pid)
+            session = Session(target, directory, make_probes(target))
             problem = record(session, duration, out)
         if problem is not None:
             raise problem

@@ -27,7 +27,8 @@ def command(pid: int | None, as_json: bool) -> int:
     """
     checks = check_host()
     if pid is not None:
-        checks += check_target(find_target(pid), make_probes())
+        target = find_target(pid)
+        checks += check_target(target, make_probes(target))
     is_blocked = any(check.level is Level.UNAVAILABLE for check in checks)
     if as_json:
         document = {"schema_version": 1, "checks": [check.to_json() for check in checks]}

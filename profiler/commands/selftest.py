@@ -54,9 +54,9 @@ def command(duration: float, as_json: bool, output: Path | None) -> int:
         directory = output or Path(scratch) / "selftest.capture"
         with running_oracle(*OPTIONS) as oracle, under_load(oracle, LOAD, duration + 30.0):
             time.sleep(WARM_UP_S)
-            session = Session(
-                find_target(oracle.pid), directory, make_probes(rates=Rates(stack_hz=STACK_HZ))
-            )
+            target = find_target(oracle.pid)
+            rates = Rates(stack_hz=STACK_HZ, is_governed=False)  # the probes are tested, not it
+            session = Session(target, directory, make_probes(target, rates=rates))
             problem = record(session, duration, out)
             if problem is not None:
                 raise problem

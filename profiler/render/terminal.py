@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from analyzers.timeline import STACK_PROBES
 from profiler.render.console import console, safe
 
 BAR_WIDTH: Final = 24
@@ -210,7 +211,8 @@ def _print_probes(out: Console, analysis: Json) -> None:
     overhead = analysis.get("overhead") or {}
     if overhead.get("window_seconds"):
         window_s = overhead["window_seconds"]
-        stacks_s = sum(p["cpu_seconds"] or 0 for p in analysis["probes"] if p["name"] == "pyspy")
+        readers = [row for row in analysis["probes"] if row["name"] in STACK_PROBES]
+        stacks_s = sum(row["cpu_seconds"] or 0 for row in readers)
         own_s = overhead["recorder_cpu_seconds"] + overhead["probe_children_cpu_seconds"]
         out.print(
             f"  cputax itself used {own_s / window_s:.1%} of one core "

@@ -30,20 +30,26 @@ def named(pids: list[int], name: str) -> list[int]:
     ]  # fmt: skip
 
 
+# Who can read stacks: the name of its process, and of its probe.
+READERS = {"memory": ("cputax-stacks", "stacks"), "py-spy": ("py-spy", "pyspy")}
+
+
 class Recording:
     """``cputax attach`` on a program, at work."""
 
-    def __init__(self, program: Program, directory: Path) -> None:
+    def __init__(self, program: Program, directory: Path, reader: str) -> None:
         self.program, self.directory = program, directory
+        self._process_name, self.probe = READERS[reader]
         self.process = start_cputax(
-            "attach", program.pid, "-q", "-d", "10m", "--rate", 20, "-o", directory
-        )
+            "attach", program.pid, "-q", "-d", "10m", "--rate", 20, "--stacks", reader,
+            "-o", directory,
+        )  # fmt: skip
         self.pid = self.process.pid
-        wait_until(lambda: bool(self.recorders()), "py-spy is at work")
+        wait_until(lambda: bool(self.recorders()), "stacks are read")
         wait_until(lambda: recorded_ns(directory) > 500_000_000, "half a second is on disk")
 
     def recorders(self) -> list[int]:
-        return named(below(self.pid), "py-spy")
+        return named(below(self.pid), self._process_name)
 
     @property
     def keeper(self) -> int:
@@ -62,9 +68,11 @@ class Recording:
         assert tracer_pid == 0
 
 
-@pytest.fixture
-def recording(program: Program, tmp_path: Path) -> Iterator[Recording]:
-    running = Recording(program, tmp_path / "out")
+@pytest.fixture(params=READERS)
+def recording(
+    program: Program, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Recording]:
+    running = Recording(program, tmp_path / "out", request.param)
     yield running
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGCONT)
@@ -72,12 +80,12 @@ def recording(program: Program, tmp_path: Path) -> Iterator[Recording]:
         running.process.communicate()
 
 
-def pyspy_gaps(capture: Capture) -> list[dict[str, object]]:
-    """Return its gaps but for those that a busy machine makes at any time."""
+def stack_gaps(capture: Capture) -> list[dict[str, object]]:
+    """Return the readers' gaps but for those that a busy machine makes at any time."""
     return [
         gap
         for gap in capture.table("gaps").to_pylist()
-        if gap["probe"] == "pyspy" and gap["reason"] != "the recorder got no CPU"
+        if gap["probe"] in ("stacks", "pyspy") and not gap["reason"].endswith("got no CPU")
     ]
 
 
@@ -95,7 +103,33 @@ def test_nothing_happens(recording):
     recording.assert_target_is_unharmed()
 
 
-def test_a_killed_pyspy_is_a_gap_and_a_new_one(recording):
+def test_a_killed_sampler_is_a_gap_and_a_new_one(program, tmp_path):
+    recording = Recording(program, tmp_path / "out", "memory")
+
+    # When
+    (first,) = recording.recorders()
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: recording.recorders() not in ([], [first]), "a new sampler")
+    killed_ns = recorded_ns(recording.directory)
+    wait_until(lambda: recorded_ns(recording.directory) > killed_ns + 1e9, "it is at work")
+
+    # Then
+    exit_code, stderr, capture = recording.end()
+    assert (exit_code, stderr) == (0, "")
+    (lost,) = stack_gaps(capture)
+    assert "restarted" in lost["reason"]
+    assert lost["end_ns"] > lost["start_ns"]
+    record = next(record for record in capture.manifest.probes if record.name == "stacks")
+    assert record.detail["restart_count"] == 1
+    times_ns = capture.table("samples")["time_ns"].to_pylist()
+    assert min(times_ns) < lost["start_ns"]
+    assert max(times_ns) >= lost["end_ns"]
+    recording.assert_target_is_unharmed()
+
+
+def test_a_killed_pyspy_is_a_gap_and_a_new_one(program, tmp_path):
+    recording = Recording(program, tmp_path / "out", "py-spy")
+
     # When
     (first,) = recording.recorders()
     os.kill(first, signal.SIGKILL)
@@ -104,7 +138,7 @@ def test_a_killed_pyspy_is_a_gap_and_a_new_one(recording):
     # Then
     exit_code, stderr, capture = recording.end()
     assert (exit_code, stderr) == (0, "")
-    lost, *rest = pyspy_gaps(capture)
+    lost, *rest = stack_gaps(capture)
     assert "-9" in lost["reason"]
     assert lost["end_ns"] > lost["start_ns"]
     assert [gap["start_ns"] for gap in rest] == [lost["end_ns"]], "to when the new one began"
@@ -130,9 +164,9 @@ def test_a_killed_keeper_takes_its_recorders_along_and_is_told(recording):
     assert capture.manifest.state == "partial"
     assert capture.table("thread_counters").num_rows > 0
     gaps = {gap["probe"]: gap for gap in capture.table("gaps").to_pylist()}
-    assert gaps["pyspy"]["end_ns"] > gaps["pyspy"]["start_ns"]
+    assert gaps[recording.probe]["end_ns"] > gaps[recording.probe]["start_ns"]
     levels = {record.name: record.level for record in capture.manifest.probes}
-    assert levels["pyspy"] == levels["gil"] == "degraded"
+    assert levels[recording.probe] == levels["gil"] == "degraded"
     recording.assert_target_is_unharmed()
 
 
@@ -161,12 +195,12 @@ def test_a_frozen_cputax_loses_its_recorders_and_starts_them_again(recording):
 
     # and goes on
     recording.process.send_signal(signal.SIGCONT)
-    wait_until(lambda: bool(recording.recorders()), "a new py-spy")
+    wait_until(lambda: bool(recording.recorders()), "a new reader")
 
     # Then
     exit_code, stderr, capture = recording.end()
     assert (exit_code, stderr) == (0, "")
-    (gap,) = pyspy_gaps(capture)
+    (gap,) = stack_gaps(capture)
     assert gap["end_ns"] > gap["start_ns"]
     samples = capture.table("samples").to_pylist()
     assert any(row["time_ns"] < gap["start_ns"] for row in samples)

@@ -17,20 +17,22 @@ from probes import pyspy
 from probes.base import Capability, Level
 from probes.procfs import Procfs
 from probes.target import Process, Target, find_target
-from profiler.probe_set import PROBE_NAMES, Rates, make_probes
+from profiler.probe_set import PROBE_NAMES, Rates, StackReading, make_probes
 from profiler.session import Session, StopReason
 from tests.fakeproc import PYTHON, FakeProc
 from tests.programs import TARGETS, Program, start_program
 from tests.waiting import wait_until
 
 TABLE_OF = {
-    "threads": "thread_counters", "pyspy": "samples", "gil": "gil", "server_metrics": "counters",
+    "threads": "thread_counters", "stacks": "samples", "gil": "gil", "server_metrics": "counters",
 }  # fmt: skip
-RATES_HZ = {"threads": 20.0, "pyspy": 50.0, "gil": 500.0, "server_metrics": 1.0}
+RATES_HZ = {"threads": 20.0, "stacks": 50.0, "gil": 500.0, "server_metrics": 1.0}
 
 
-def probe_named(name: str):
-    (probe,) = make_probes([name], Rates(stack_hz=50, gil_hz=500))
+def probe_named(name: str, target: Target, reading: StackReading = StackReading.AUTO):
+    (probe,) = make_probes(
+        target, [name], Rates(stack_hz=50, gil_hz=500, is_governed=False), stack_reading=reading
+    )
     return probe
 
 
@@ -48,8 +50,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, S
     server = start_program(link, "serve", "tiny")
     try:
         directory = tmp_path_factory.mktemp("all") / "c"
-        probes = make_probes(rates=Rates(stack_hz=50, gil_hz=500))
-        session = Session(find_target(server.pid), directory, probes)
+        target = find_target(server.pid)
+        probes = make_probes(target, rates=Rates(stack_hz=50, gil_hz=500))
+        session = Session(target, directory, probes)
         record_a_while(session)
         assert session.finish(StopReason.DURATION) is None
         yield directory, session
@@ -58,12 +61,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, S
 
 
 def test_all_probes_are_under_this_contract():
-    assert set(PROBE_NAMES) == TABLE_OF.keys() == {probe.name for probe in make_probes()}
+    probes = make_probes(find_target(os.getpid()))
+    assert set(PROBE_NAMES) == TABLE_OF.keys() == {probe.name for probe in probes}
 
 
 @pytest.mark.parametrize("name", PROBE_NAMES)
 def test_a_probe_that_works_says_only_that(name, server):
-    capability = probe_named(name).check(find_target(server.pid))
+    target = find_target(server.pid)
+    capability = probe_named(name, target).check(target)
 
     assert capability.probe == name
     assert capability.level is Level.WORKS
@@ -144,8 +149,9 @@ def test_a_probe_that_fails_does_not_take_the_others_down(
     program: Program, tmp_path, foreign, said
 ):
     # Given it beside one that works
-    threads = probe_named("threads")
-    session = Session(find_target(program.pid), tmp_path / "c", [foreign, threads])
+    target = find_target(program.pid)
+    threads = probe_named("threads", target)
+    session = Session(target, tmp_path / "c", [foreign, threads])
 
     # When
     session.start()
@@ -165,7 +171,8 @@ def test_a_probe_that_fails_does_not_take_the_others_down(
 
 
 def test_a_program_without_metrics_is_told_how_to_name_them(program: Program):
-    capability = probe_named("server_metrics").check(find_target(program.pid))
+    target = find_target(program.pid)
+    capability = probe_named("server_metrics", target).check(target)
 
     assert capability.level is Level.UNAVAILABLE
     assert "no inference server" in (capability.reason or "")
@@ -175,7 +182,8 @@ def test_a_program_without_metrics_is_told_how_to_name_them(program: Program):
 def test_without_the_pyspy_program_stacks_are_unavailable(program: Program, monkeypatch):
     monkeypatch.setattr(pyspy, "find_pyspy", lambda: None)
 
-    capability = probe_named("pyspy").check(find_target(program.pid))
+    target = find_target(program.pid)
+    capability = probe_named("stacks", target, StackReading.PYSPY).check(target)
 
     assert capability.level is Level.UNAVAILABLE
     assert "pip install py-spy" in (capability.remedy or "")
@@ -186,7 +194,7 @@ def test_without_schedstat_thread_counters_are_unavailable(tmp_path):
     target = find_target(proc.add(300, [PYTHON, "x.py"]), proc.procfs)
     (proc.root / "300" / "task" / "300" / "schedstat").unlink()
 
-    capability = probe_named("threads").check(target)
+    capability = probe_named("threads", target).check(target)
 
     assert capability.level is Level.UNAVAILABLE
     assert "CONFIG_SCHED_INFO" in (capability.reason or "")
@@ -194,9 +202,8 @@ def test_without_schedstat_thread_counters_are_unavailable(tmp_path):
 
 
 def test_where_no_probe_works_nothing_is_begun(program: Program, tmp_path):
-    session = Session(
-        find_target(program.pid), tmp_path / "c", [probe_named("server_metrics")]
-    )  # fmt: skip
+    target = find_target(program.pid)
+    session = Session(target, tmp_path / "c", [probe_named("server_metrics", target)])
 
     with pytest.raises(ProbeUnavailable, match="no inference server") as refused:
         session.start()
@@ -209,7 +216,7 @@ def test_a_process_that_appears_is_taken_up(program: Program, tmp_path):
     # Given a recording of a program
     sleeper = shutil.which("sleep")
     target = find_target(os.getpid())
-    session = Session(target, tmp_path / "c", [probe_named("threads")])
+    session = Session(target, tmp_path / "c", [probe_named("threads", target)])
     session.start()
     known = set(target.processes)
 

@@ -1,9 +1,9 @@
 """One run in which cputax is hurt at a random moment, and what must hold of its target after it.
 
-cputax is killed (SIGKILL), frozen (SIGSTOP, ten seconds) or robbed of its py-spy children. In
-every case the target keeps answering, none of its threads is stopped or traced, no recorder
-outlives cputax by more than two seconds, and what it wrote opens. An orphaned recorder that pauses
-its target has killed the engine of a real server.
+cputax is killed (SIGKILL), frozen (SIGSTOP, ten seconds) or robbed of its recorders, with either
+reader of stacks. In every case the target keeps answering, none of its threads is stopped or
+traced, no recorder outlives cputax by more than two seconds, and what it wrote opens. An orphaned
+recorder that pauses its target has killed the engine of a real server.
 
 As a program it runs many, against a small Python server or, with ``--vllm``, the real one under
 load: ``python -m tests.live.robustness_runs --kill 100 --freeze 50 --rob 50``.
@@ -50,8 +50,10 @@ class Run:
         self._moment_s = chooser.uniform(0.0, RECORDED_S + 1.0)
         self._chooser = chooser
         length = f"{RECORDED_S:.0f}s"
+        reader = chooser.choice(["memory", "py-spy"])
         self._attach = subprocess.Popen(
-            [CPUTAX, "attach", str(target.pid), "-d", length, "-o", str(self.capture), "-q"],
+            [CPUTAX, "attach", str(target.pid), "-d", length, "-o", str(self.capture), "-q",
+             "--stacks", reader],
             env={**os.environ, MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -89,12 +91,12 @@ class Run:
         self._finish()
 
     def rob(self) -> None:
-        """Kill one or all of the py-spy children; cputax must go on and finish."""
+        """Kill one or all of the recorders; cputax must go on and finish."""
         self._await_moment()
         children = [
             pid
             for pid, command in processes_marked(MARK, self._mark).items()
-            if "py-spy" in command.split(" ", 1)[0]
+            if "py-spy" in command.split(" ", 1)[0] or ".sampler " in command
         ]
         if children and self._chooser.random() < 0.5:
             children = [self._chooser.choice(children)]
@@ -138,7 +140,10 @@ class Run:
         if killed_ns - capture.start_ns < WARM_UP_S * 1e9:
             return
         for name in ("samples", "thread_counters"):
-            times = capture.table(name)["time_ns"].to_numpy()
+            table = capture.table(name)
+            times = table["time_ns"].to_numpy()
+            if name == "samples":
+                times = times + table["duration_ns"].to_numpy()
             lost_s = (killed_ns - int(times.max(initial=0))) / 1e9
             if lost_s > LOSS_S:
                 self.problems.append(f"{name} ends {lost_s:.2f} s before the kill")
@@ -171,7 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Hurt cputax many times; its target must not care")
     parser.add_argument("--kill", type=int, default=100)
     parser.add_argument("--freeze", type=int, default=50)
-    parser.add_argument("--rob", type=int, default=50, help="runs whose py-spy children are killed")
+    parser.add_argument("--rob", type=int, default=50, help="runs whose recorders are killed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vllm", action="store_true", help="a real vLLM under 32 users of load")
     options = parser.parse_args()

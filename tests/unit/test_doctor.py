@@ -72,7 +72,7 @@ def test_the_capabilities_of_root():
 
 
 def test_every_probe_is_asked_about_a_target(program):
-    checks = check_target(find_target(program.pid), make_probes())
+    checks = check_target(find_target(program.pid), make_probes(find_target(program.pid)))
 
     assert {check.name for check in checks} == {f"probe {name}" for name in PROBE_NAMES}
     levels = {check.name: check.level for check in checks}

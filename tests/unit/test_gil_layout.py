@@ -131,7 +131,7 @@ def test_a_file_that_is_no_elf_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_layout_survives_json() -> None:
-    original = layout.GilLayout(7, 8, (3, 12), 9, 10, 11, 12, 13, False, 36, True, 2)
+    original = layout.GilLayout(7, 8, (3, 12), 9, 10, 11, 12, 13, False, 36, True, 2, 14)
     fields: list[object] = [
         list(field) if isinstance(field, tuple) else field for field in original
     ]
