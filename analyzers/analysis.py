@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from analyzers import cpu_report, gil, quality, scheduling, server, tokenizer
+from analyzers import cpu_report, gil, quality, requests, scheduling, server, tokenizer
 from analyzers.base import Analyzer, apply
 from analyzers.cpu_report import process_rows
 from analyzers.findings import Finding, ranked
@@ -14,6 +14,7 @@ from collectors.capture import Capture
 
 SCHEMA_VERSION: Final = 1
 ANALYZERS: Final[tuple[Analyzer, ...]] = (
+    requests.ANALYZER,
     tokenizer.ANALYZER,
     server.ANALYZER,
     gil.ANALYZER,
@@ -32,6 +33,7 @@ _EMPTY: Final[dict[str, Any]] = {
     "run_queue_roles": [],
     "tokenizer": None,
     "server": None,
+    "requests": None,
     "gaps": [],
     "overhead": {},
 }

@@ -22,6 +22,7 @@ PROBES: Final[dict[str, tuple[str, ...]]] = {
     "thread_counters": ("threads",),
     "gil": ("gil",),
     "counters": ("server_metrics",),
+    "requests": ("otlp",),
 }
 
 

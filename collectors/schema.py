@@ -86,7 +86,8 @@ CLIENT_BOUNDARIES: Final = (
     "parsed_ns",  # the last event is decoded
 )
 SERVER_BOUNDARIES: Final = (
-    "scheduled_ns",  # it left the engine's queue (time_ns: it arrived in the frontend)
+    "queued_ns",  # it entered the engine's queue (time_ns: it arrived in the frontend)
+    "scheduled_ns",  # it left that queue
     "first_token_ns",
     "last_token_ns",
     "done_ns",

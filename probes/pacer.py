@@ -19,7 +19,8 @@ class Pacer:
         self, name: str, rate_hz: float, tick: Callable[[int], None],
         on_error: Callable[[OSError], None],
     ) -> None:  # fmt: skip
-        self.rate_hz = rate_hz
+        self.rate_hz = rate_hz  # as asked; see `slow_down`
+        self._divisor = 1
         self.tick_count = 0
         self.first_ns: int | None = None
         self.last_ns = 0
@@ -32,6 +33,10 @@ class Pacer:
     def start(self) -> None:
         """Begin with a first tick at once."""
         self._thread.start()
+
+    def slow_down(self, divisor: int) -> None:
+        """Tick at the rate asked over ``divisor`` from now on; 1 is the rate asked."""
+        self._divisor = divisor
 
     def stop(self) -> None:
         """End after the tick in progress."""
@@ -46,9 +51,9 @@ class Pacer:
         return (self.tick_count - 1) * 1e9 / (self.last_ns - self.first_ns)
 
     def _run(self) -> None:
-        period_ns = int(1e9 / self.rate_hz)
         deadline_ns = time.monotonic_ns()
         while True:
+            period_ns = int(self._divisor * 1e9 / self.rate_hz)
             now_ns = time.monotonic_ns()
             if self.first_ns is None:
                 self.first_ns = now_ns

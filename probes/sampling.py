@@ -6,6 +6,7 @@ Part of the sampler children: the standard library only.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -112,6 +113,7 @@ def become_child(name: str, rate_hz: float, *, is_realtime: bool = False) -> Non
     Priority: normal, with the shortest slice, which lets it run sooner after its timer without a
     larger share; or real-time on request, where that is allowed.
     """
+    gc.disable()  # nothing here makes cycles, and a pause is a late sample
     libc = ctypes.CDLL(None, use_errno=True)
     _die_with_parent(libc)
     if not is_realtime or not _become_realtime():

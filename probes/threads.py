@@ -16,15 +16,19 @@ from typing import Any, Final
 
 from collectors.manifest import ProbeRecord
 from probes.base import Capability, Context, Level
+from probes.governor import WakeGovernor
 from probes.pacer import Pacer
 from probes.procfs import Procfs
 from probes.target import Process, Target
 
 RATE_HZ: Final = 20.0
-RESCAN_TICKS: Final = 10  # look for new threads, and at the dormant ones, every half second
+SCARCE_DIVISOR: Final = 4  # of the rate while less than one CPU is idle
+# In ticks of the full rate; a slow tick counts as several, so all are multiples of the divisor.
+RESCAN_TICKS: Final = 8  # look for new threads, and at the dormant ones, every 0.4 s
 DORMANT_TICKS: Final = 40  # a thread that did not run for two seconds: most of a server's never do
 DETAIL_TICKS: Final = 20  # once a second: stat and status cost twenty times schedstat
-FLUSH_TICKS: Final = 5  # with the recorder's own half second: a kill costs less than one
+FLUSH_TICKS: Final = 4  # with the recorder's own half second: a kill costs less than one
+GOVERN_TICKS: Final = 20
 COLUMNS: Final = (
     "time_ns", "track", "run_ns", "wait_ns", "timeslice_count",
     "voluntary_count", "involuntary_count", "cpu",
@@ -52,6 +56,8 @@ class ThreadProbe:
         self._threads: dict[tuple[int, int], _Thread] = {}
         self._rows: list[tuple[Any, ...]] = []
         self._ticks = 0
+        self._stride = 1  # ticks of the full rate from one tick to the next
+        self._governor: WakeGovernor
         self._context: Context
         self._procfs: Procfs
 
@@ -72,6 +78,7 @@ class ThreadProbe:
         _allow_many_files()
         self._context, self._procfs = context, context.target.procfs
         self._processes = list(context.target.processes.values())
+        self._governor = WakeGovernor(self._pacer.rate_hz, self._procfs, SCARCE_DIVISOR)
         self._pacer.start()
 
     def add(self, process: Process) -> None:
@@ -109,7 +116,10 @@ class ThreadProbe:
             with_detail=self._ticks % DETAIL_TICKS == 0,
             with_dormant=self._ticks % RESCAN_TICKS == 0,
         )
-        self._ticks += 1
+        if self._ticks % GOVERN_TICKS == 0:
+            self._stride = round(self._pacer.rate_hz / self._governor.look(now_ns))
+            self._pacer.slow_down(self._stride)
+        self._ticks += self._stride - self._ticks % self._stride
         if self._ticks % FLUSH_TICKS == 0:
             self._flush()
 

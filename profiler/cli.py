@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "ps": "List the inference servers on this machine.",
     "attach": "Record a running server by PID, or start one and record it.",
     "analyze": "Say where the CPU time of a capture went.",
+    "load": "Chat with a server as many users do, and measure each answer.",
     "doctor": "Say what works here, what does not, and how to mend it.",
     "selftest": "Measure this tool's own error on this machine.",
     "demo": "Start a small server, load it, record it and show the answer.",

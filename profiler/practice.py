@@ -10,18 +10,28 @@ import json
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from collectors.errors import CputaxError
 from probes.server_metrics import fetch
+from profiler.load.endpoint import Endpoint
+from profiler.load.runner import run_scenario
+from profiler.load.scenario import Scenario
+from profiler.load.site import Site
+from profiler.oracle.model_card import MODEL_NAME
 
 MAX_SECONDS: Final = 300.0
 READY_TIMEOUT_S: Final = 60.0
 END_TIMEOUT_S: Final = 10.0
 TRUTH_TIMEOUT_S: Final = 30.0
+LOOK_S: Final = 0.1
 
 
 class OracleFailed(CputaxError):
@@ -93,17 +103,34 @@ def running_oracle(*options: str) -> Iterator[Oracle]:
 
 @contextmanager
 def under_load(oracle: Oracle, load: Load, seconds: float) -> Iterator[None]:
-    """Load the server from a process of its own, for ``seconds`` or until the block ends."""
-    command = [
-        sys.executable, "-m", "profiler.load.client", "--url", oracle.url,
-        "--users", str(load.users), "--prompt-chars", str(load.prompt_chars),
-        "--max-tokens", str(load.max_tokens), "--seconds", str(seconds),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        _end(process)
+    """Load the server from a process of its own, for ``seconds`` or until the block ends.
+
+    The block begins with the first request.
+
+    Raises:
+        CputaxError: the load could not be made.
+    """
+    scenario = Scenario(
+        name="practice",
+        users=load.users,
+        prompt_chars=load.prompt_chars,
+        max_tokens=load.max_tokens,
+        seconds=seconds,
+    )
+    begun, ending = threading.Event(), threading.Event()
+    with TemporaryDirectory(prefix="cputax-practice-") as scratch, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            run_scenario, scenario, Site(Endpoint(oracle.url, MODEL_NAME)),
+            Path(scratch) / "load", before=begun.set, should_stop=ending.is_set,
+        )  # fmt: skip
+        try:
+            while not begun.wait(LOOK_S) and not running.done():
+                pass
+            if not begun.is_set():
+                running.result()
+            yield
+        finally:
+            ending.set()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

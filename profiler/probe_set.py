@@ -10,6 +10,7 @@ from typing import Final
 from collectors.errors import CputaxError, ProbeUnavailable
 from probes.base import Probe
 from probes.gil import probe as gil
+from probes.otlp.probe import OtlpProbe
 from probes.pyspy import PySpyProbe
 from probes.server_metrics import ServerMetricsProbe
 from probes.stacks import probe as stacks
@@ -40,9 +41,18 @@ class Rates:
     is_governed: bool = True  # less where the host has little CPU to spare
 
 
+@dataclass(frozen=True, slots=True)
+class OtlpPorts:
+    """Where to listen for the server's traces on the loopback; 0 is any free port."""
+
+    grpc: int
+    http: int
+
+
 def make_probes(
     target: Target, names: Iterable[str] = PROBE_NAMES, rates: Rates | None = None,
     metrics_url: str | None = None, stack_reading: StackReading = StackReading.AUTO,
+    otlp_ports: OtlpPorts | None = None,
 ) -> list[Probe]:  # fmt: skip
     """Return the probes with these names for ``target``, in the order they start.
 
@@ -58,7 +68,10 @@ def make_probes(
         ),
         "server_metrics": ServerMetricsProbe(metrics_url),
     }
-    return [probe for name, probe in every.items() if name in wanted]
+    probes = [probe for name, probe in every.items() if name in wanted]
+    if otlp_ports is not None:
+        probes.append(OtlpProbe(otlp_ports.grpc, otlp_ports.http))
+    return probes
 
 
 def _stack_probe(target: Target, rates: Rates, reading: StackReading) -> Probe:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 
 from collectors.capture import finalise
 from collectors.clock import read_anchor
@@ -130,6 +131,11 @@ class Session:
             on_tick()
             left_s = POLL_S if deadline_ns is None else min(POLL_S, (deadline_ns - now_ns) / 1e9)
             self.stop_requested.wait(max(0.0, left_s))
+
+    def add_requests(self, rows: pa.Table) -> None:
+        """Put requests that somebody else saw, such as a load client, into the capture."""
+        columns = {name: rows[name].combine_chunks() for name in rows.column_names}
+        self._recorder.append("requests", columns)
 
     def finish(self, reason: StopReason) -> CputaxError | None:
         """Stop the probes in reverse and finish the capture.

@@ -25,7 +25,7 @@ from probes.target import Process
 
 DEFAULT_HZ: Final = 1000.0
 LOOK_HZ: Final = 200.0  # who waits, while somebody does
-SCARCE_DIVISOR: Final = 10.0  # of the rate while less than one CPU is idle
+SCARCE_DIVISOR: Final = 20.0  # of the rate while less than one CPU is idle
 _DROPPED: Final = "samples were dropped: nobody read them in time"
 
 

@@ -23,7 +23,7 @@ from probes.stacks.witness import Witness
 from probes.target import Process
 
 RATE_HZ: Final = 100
-SCARCE_DIVISOR: Final = 4.0  # of the rate while less than one CPU is idle
+SCARCE_DIVISOR: Final = 5.0  # of the rate while less than one CPU is idle
 _SILENCE_NS: Final = 1_000_000_000
 
 
@@ -148,9 +148,7 @@ class StackProbe(SamplerProbe[StackLayout, StackBatch]):
                 "stack": numbers,
             }
             self._context.recorder.append("samples", columns)
-            self._witness.note(
-                zip(pids, tids, starts, durations, numbers.tolist(), strict=True)
-            )
+            self._witness.note(zip(pids, tids, starts, durations, numbers.tolist(), strict=True))
         for pid, start_ns, end_ns, reason in batch.gaps:
             self._gap(start_ns, end_ns, reason, pid)
         for pid, what, errno in batch.events:

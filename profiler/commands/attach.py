@@ -10,6 +10,7 @@ import click
 
 from collectors.errors import CputaxError
 from probes.base import Level
+from probes.otlp.probe import GRPC_PORT, HTTP_PORT
 from probes.target import Target, find_target
 from profiler.cli import show_error
 from profiler.launch import launch
@@ -18,6 +19,7 @@ from profiler.probe_set import (
     GIL_HZ,
     PROBE_NAMES,
     STACK_HZ,
+    OtlpPorts,
     Rates,
     StackReading,
     make_probes,
@@ -54,6 +56,18 @@ from profiler.session import Session
     default=StackReading.AUTO.value, show_default=True,
     help="Who reads Python stacks: our reader, py-spy, or py-spy only where ours cannot.",
 )  # fmt: skip
+@click.option(
+    "--otlp", is_flag=True,
+    help="Receive the server's own trace of each request (docs/otlp.md).",
+)  # fmt: skip
+@click.option(
+    "--otlp-grpc-port", type=click.IntRange(0, 65535), default=GRPC_PORT,
+    show_default=True, help="Loopback port for --otlp; 0: any that is free.",
+)  # fmt: skip
+@click.option(
+    "--otlp-http-port", type=click.IntRange(0, 65535), default=HTTP_PORT,
+    show_default=True, help="Likewise, for OTLP over HTTP.",
+)  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The capture directory.")
 @click.option(
     "--probe", "only", multiple=True, type=click.Choice(PROBE_NAMES), help="Use only this probe."
@@ -66,8 +80,9 @@ from profiler.session import Session
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     words: tuple[str, ...], pid: int | None, duration: float, until_exit: bool, stack_hz: int,
-    gil_hz: float, gil_realtime: bool, stack_reading: str, output: Path | None,
-    only: tuple[str, ...], without: tuple[str, ...], metrics_url: str | None, quiet: bool,
+    gil_hz: float, gil_realtime: bool, stack_reading: str, otlp: bool, otlp_grpc_port: int,
+    otlp_http_port: int, output: Path | None, only: tuple[str, ...], without: tuple[str, ...],
+    metrics_url: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Record a running server without touching it, then show the findings.
 
@@ -83,9 +98,10 @@ def command(
     if not names:
         raise click.UsageError("no probe is left to record with")
     rates = Rates(stack_hz, gil_hz, gil_realtime)
+    ports = OtlpPorts(otlp_grpc_port, otlp_http_port) if otlp else None
 
     def session(target: Target) -> Session:
-        probes = make_probes(target, names, rates, metrics_url, StackReading(stack_reading))
+        probes = make_probes(target, names, rates, metrics_url, StackReading(stack_reading), ports)
         return Session(target, output or _default(target), probes)
 
     duration_s = None if until_exit else duration

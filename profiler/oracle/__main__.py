@@ -21,6 +21,7 @@ from profiler.oracle.engine_client import EngineClient
 from profiler.oracle.frames import Channel
 from profiler.oracle.http import HttpConnection
 from profiler.oracle.lifetime import die_with_parent, end_child, spawn
+from profiler.oracle.spans import DELAY_MS, Receiver, SpanExporter
 from profiler.oracle.tokenizer import TokenizerThread, encode_releases_gil, load_tokenizer
 from profiler.oracle.truth.control import Asker, start_control
 from profiler.oracle.truth.history import History
@@ -40,6 +41,14 @@ def main() -> int:
     parser.add_argument("--max-seconds", type=float, default=600.0, help="stop by then")
     parser.add_argument("--device-ms", type=float, default=12.0, help="least duration of a step")
     parser.add_argument("--ghosts", type=int, default=0, help="pretended sequences in each step")
+    parser.add_argument(
+        "--otlp-endpoint",
+        type=Receiver.parse,
+        help="send a span per request: http://HOST:PORT/PATH",
+    )
+    parser.add_argument(
+        "--otlp-delay-ms", type=int, default=DELAY_MS, help="for so long spans gather"
+    )
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
     if options.ghosts < 0:
@@ -89,11 +98,16 @@ async def _serve(options: argparse.Namespace) -> int:
     askers = [Asker(pairs[name][0]) for name in ("control", "worker-control")]
     tokenizer = load_tokenizer()
     releases_gil = encode_releases_gil(tokenizer)
+    exporter = None
+    if options.otlp_endpoint is not None:
+        exporter = SpanExporter(options.otlp_endpoint, options.otlp_delay_ms)
+        exporter.start()
     engine = EngineClient(
         Channel(pairs["requests"][0]),
         Channel(pairs["outputs"][0]),
         tokenizer,
         on_lost=lambda: stop_with(1),
+        on_finished=None if exporter is None else exporter.export,
     )
     engine.start()
     try:
@@ -107,6 +121,8 @@ async def _serve(options: argparse.Namespace) -> int:
         thread.start()
         server = ApiServer(engine, thread, history, askers, {"encode_releases_gil": releases_gil})
         listener = socket.create_server((options.host, options.port))
+        # asyncio sets it only on sockets that say they are TCP; without it tokens leave in bunches.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         http = await loop.create_server(lambda: HttpConnection(server.handle), sock=listener)
         host, port = listener.getsockname()[:2]
         pids = {"api_server": os.getpid(), **engine.ready.result()}
@@ -119,6 +135,8 @@ async def _serve(options: argparse.Namespace) -> int:
     finally:
         engine.close()
         end_child(child)
+        if exporter is not None:
+            exporter.close()
 
 
 if __name__ == "__main__":

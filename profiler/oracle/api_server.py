@@ -24,6 +24,7 @@ from profiler.oracle.protocol import (
     apply_chat_template,
     chunk_of,
     completion_of,
+    request_name,
     validate,
 )
 from profiler.oracle.request_truth import RequestTruth, summarize
@@ -130,7 +131,9 @@ class ApiServer:
         except InvalidRequest as error:
             _write_json(transport, 400, _error(str(error)))
             return
-        truth = RequestTruth(next(self._request_ids), request.arrived_ns, request.parsed_ns)
+        number = next(self._request_ids)
+        name = request_name(request.client_id or str(number), is_chat=is_chat)
+        truth = RequestTruth(number, request.arrived_ns, request.parsed_ns, request.client_id, name)
         self._requests.append(truth)
         truth.validated_ns = time.monotonic_ns()
         token_ids = await self._tokenizer.encode(

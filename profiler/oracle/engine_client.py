@@ -24,7 +24,10 @@ from profiler.oracle.truth.ledger import staged
 
 
 class EngineClient:
-    """Talks to one EngineCore; ``on_lost`` is called once when it is gone."""
+    """Talks to one EngineCore; ``on_lost`` is called once when it is gone.
+
+    ``on_finished`` is called for each request whose last token has come.
+    """
 
     def __init__(
         self,
@@ -32,11 +35,13 @@ class EngineClient:
         outputs: Channel,
         tokenizer: Tokenizer,
         on_lost: Callable[[], None],
+        on_finished: Callable[[RequestTruth], None] | None = None,
     ) -> None:
         self._requests = requests
         self._outputs = outputs
         self._tokenizer = tokenizer
         self._on_lost = on_lost
+        self._on_finished = on_finished
         self._texts: dict[int, asyncio.Queue[tuple[str, bool]]] = {}
         self._streams: dict[int, TextStream] = {}
         self._truths: dict[int, RequestTruth] = {}
@@ -90,29 +95,41 @@ class EngineClient:
             asyncio.get_running_loop().remove_reader(self._outputs.socket)
             self._on_lost()
             return
+        received_ns = time.monotonic_ns()
         for frame in frames:
             if "ready" in frame.header:
                 self.ready.set_result(frame.header["ready"])
                 continue
             outputs = frame.header["outputs"]
             self._scheduler.observe_scheduler(frame.header["stats"], len(outputs))
-            self.update_requests(outputs, detokenize(self._tokenizer, outputs, self._streams))
+            texts = detokenize(self._tokenizer, outputs, self._streams)
+            self.update_requests(outputs, texts, received_ns)
 
     @staged(Stage.OUTPUT_UPDATE)
-    def update_requests(self, outputs: list[dict[str, Any]], texts: list[str]) -> None:
-        """Stamp each request and wake whoever writes its answer."""
-        now_ns = time.monotonic_ns()
+    def update_requests(
+        self, outputs: list[dict[str, Any]], texts: list[str], received_ns: int
+    ) -> None:
+        """Stamp each request and wake whoever writes its answer.
+
+        As in vLLM, a request's latencies end when its output was received, not when it has a text.
+        """
         for output, text in zip(outputs, texts, strict=True):
             truth = self._truths.get(output["id"])
             if truth is None:
                 continue  # aborted
             if truth.generated_token_count == 0:
                 truth.take_stamps(output)
-                truth.first_token_seen_ns = now_ns
-                metrics.observe_first_token(truth.validated_ns, now_ns, truth.prompt_token_count)
+                truth.first_token_seen_ns = received_ns
+                metrics.observe_first_token(
+                    truth.validated_ns, received_ns, truth.prompt_token_count
+                )
             truth.generated_token_count += 1
             if output["finished"]:
                 truth.take_stamps(output)
-                truth.last_token_seen_ns = now_ns
-                metrics.observe_finished(truth.validated_ns, now_ns, output)
+                truth.last_token_seen_ns = received_ns
+                metrics.observe_finished(truth.validated_ns, received_ns, output)
             self._texts[output["id"]].put_nowait((text, output["finished"]))
+            if output["finished"]:
+                truth.finished_ns = time.monotonic_ns()
+                if self._on_finished is not None:
+                    self._on_finished(truth)

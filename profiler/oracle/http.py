@@ -20,7 +20,10 @@ _REASONS: Final = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Conten
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request; ``arrived_ns`` is when its first bytes were read."""
+    """One request; ``arrived_ns`` is when its first bytes were read.
+
+    ``client_id`` is the client's own name for it (X-Request-Id), empty when it gives none.
+    """
 
     method: str
     path: str
@@ -28,6 +31,7 @@ class HttpRequest:
     body: bytes
     arrived_ns: int
     parsed_ns: int
+    client_id: str
 
 
 class BadHttp(Exception):
@@ -68,7 +72,9 @@ def parse_request(buffer: bytearray, arrived_ns: int) -> HttpRequest | None:
     del buffer[:end]
     url = urlsplit(words[1])
     query = dict(parse_qsl(url.query))
-    return HttpRequest(words[0], url.path, query, body, arrived_ns, time.monotonic_ns())
+    client_id = headers.get("x-request-id", "")
+    parsed_ns = time.monotonic_ns()
+    return HttpRequest(words[0], url.path, query, body, arrived_ns, parsed_ns, client_id)
 
 
 @staged(Stage.SSE_WRITE)

@@ -79,6 +79,11 @@ def apply_chat_template(request: GenerationRequest) -> str:
     return "".join([*turns, "<|assistant|>\n"])
 
 
+def request_name(client_id: str, *, is_chat: bool) -> str:
+    """What vLLM calls a request in its traces, by the X-Request-Id that the client sent."""
+    return f"chatcmpl-{client_id}" if is_chat else f"cmpl-{client_id}-0"
+
+
 def chunk_of(
     request: GenerationRequest, request_id: int, text: str, *, last: bool
 ) -> dict[str, Any]:

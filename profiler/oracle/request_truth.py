@@ -10,11 +10,18 @@ from profiler.oracle.tokenizer import TokenizeTimes
 
 @dataclass(slots=True)
 class RequestTruth:
-    """One request; ns on CLOCK_MONOTONIC, in the order in which they pass. 0: not reached."""
+    """One request; ns on CLOCK_MONOTONIC, in the order in which they pass. 0: not reached.
+
+    ``client_id`` is the client's X-Request-Id, empty when it sent none; ``name`` is what the
+    request is called in traces. A token is *seen* when the API server has received it; the request
+    is *finished* when its last text was handed to whoever writes the answer.
+    """
 
     request_id: int
     arrived_ns: int
     parsed_ns: int
+    client_id: str = ""
+    name: str = ""
     validated_ns: int = 0
     tokenizing: TokenizeTimes = field(default_factory=TokenizeTimes)
     headers_ns: int = 0
@@ -25,6 +32,7 @@ class RequestTruth:
     first_token_seen_ns: int = 0
     last_token_ns: int = 0
     last_token_seen_ns: int = 0
+    finished_ns: int = 0
     done_ns: int = 0
     prompt_token_count: int = 0
     generated_token_count: int = 0

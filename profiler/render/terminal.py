@@ -16,6 +16,7 @@ from rich.table import Table
 
 from analyzers.timeline import STACK_PROBES
 from profiler.render.console import console, safe
+from profiler.render.requests import print_requests
 
 BAR_WIDTH: Final = 24
 TOP_STAGES: Final = 6
@@ -35,6 +36,7 @@ def print_analysis(analysis: Json, *, show_all: bool = False) -> None:
     out = console()
     _print_title(out, analysis)
     _print_findings(out, analysis, show_all=show_all)
+    print_requests(out, analysis, show_all=show_all)
     _print_stages(out, analysis, show_all)
     _print_gil(out, analysis, show_all)
     _print_run_queue(out, analysis, show_all)

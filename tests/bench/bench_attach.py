@@ -2,11 +2,13 @@
 
 Two situations. *Headroom*: requests arrive at a fixed mean rate that leaves about 40 % of two cores
 idle (a vLLM worker spins on one core while it serves, so 50 % is the most there can be); latency
-is what suffers. *Saturated*: 32 users in a closed loop; throughput is what suffers. In each round
-every variant has one window, in an order that changes from round to round; "no tool" has two, and
-the ratio between them is the noise floor. Intervals are 95 %, from resampling whole rounds.
+is what suffers. cputax stays attached and is paused in every second block of two seconds, see
+`paused_blocks`. *Saturated*: 32 users in a closed loop; throughput is what suffers. In each round
+every variant has one window, in an order that changes from round to round. In both, "no tool" comes
+twice in a round, and the ratio between the two is the noise floor. Intervals are 95 %, from
+resampling whole rounds.
 
-    python tests/bench/bench_attach.py --rounds 6 --window 15 --json attach.json
+    python tests/bench/bench_attach.py --rounds 6 --window 15 --blocks 60 --json attach.json
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from overhead_windows import (
     Window,
     measure,
 )
+from paused_blocks import measure_blocks
 
 RESAMPLE_COUNT: Final = 2000
 HEADROOM_RATE_HZ: Final = 3.5
@@ -120,28 +123,28 @@ def print_situation(situation: Situation, rounds: Sequence[dict[str, Window]]) -
     if np.mean(others) > DISTURBED_CORES:
         print("  DISTURBED: that is too much to judge by; run this on a quiet machine")
     print(f"  without a tool: {idle_ratio:.0%} of the cores idle; failed requests: {errors}")
+    against = {OFF_AGAIN: [OFF], CPUTAX: [OFF, OFF_AGAIN], PYSPY: [OFF, OFF_AGAIN]}
     for name, statistic, bar in STATISTICS[situation.name]:
         print(f"  {name}, ratio to no tool ({statistic(quiet):.4g} there); required: {bar}")
-        for variant, baseline in (
-            (OFF_AGAIN, [OFF]),
-            (CPUTAX, [OFF, OFF_AGAIN]),
-            (PYSPY, [OFF, OFF_AGAIN]),
-        ):
-            value, low, high = ratio_with_interval(rounds, variant, baseline, statistic)
+        for variant in (one for one in against if one in rounds[0]):
+            value, low, high = ratio_with_interval(rounds, variant, against[variant], statistic)
             note = "  <- the noise floor" if variant == OFF_AGAIN else ""
             print(f"    {variant:<14} {value:6.3f}  [{low:.3f}, {high:.3f}]{note}")
-        value, low, high = ratio_with_interval(rounds, CPUTAX, [PYSPY], statistic)
-        print(f"    {'cputax/py-spy':<14} {value:6.3f}  [{low:.3f}, {high:.3f}]")
-    print_recorders([windows[CPUTAX] for windows in rounds], [one[PYSPY] for one in rounds])
+        if PYSPY in rounds[0]:
+            value, low, high = ratio_with_interval(rounds, CPUTAX, [PYSPY], statistic)
+            print(f"    {'cputax/py-spy':<14} {value:6.3f}  [{low:.3f}, {high:.3f}]")
+    print_recorders([windows[CPUTAX] for windows in rounds])
+    if PYSPY in rounds[0]:
+        plain = float(np.median([windows[PYSPY].pyspy_cores for windows in rounds]))
+        print(f"  CPU: plain py-spy {plain:.1%} of a core")
 
 
-def print_recorders(ours: Sequence[Window], theirs: Sequence[Window]) -> None:
+def print_recorders(ours: Sequence[Window]) -> None:
     """Print the CPU that the recorders took, and how well they saw."""
-    own = float(np.median([one.tool_cores for one in ours]))
-    children = float(np.median([one.pyspy_cores for one in ours]))
-    plain = float(np.median([one.pyspy_cores for one in theirs]))
+    own = float(np.mean([one.tool_cores for one in ours]))
+    children = float(np.mean([one.pyspy_cores for one in ours]))
     print(f"  CPU: cputax apart from py-spy {own:.1%} of a core (required: at most 5.0%)")
-    print(f"       its py-spy {children:.1%}; plain py-spy {plain:.1%}")
+    print(f"       its look by py-spy at the start {children:.1%}")
     for name in [probe["name"] for probe in ours[0].report["probes"]]:
         probes = [probe for one in ours for probe in one.report["probes"] if probe["name"] == name]
         print(
@@ -165,6 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What cputax attach costs a real vLLM.")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--window", type=float, default=15.0, help="seconds")
+    parser.add_argument("--blocks", type=int, default=60, help="rounds of four two-second blocks")
     parser.add_argument("--max-minutes", type=float, default=40.0, help="for both situations")
     parser.add_argument("--rate-hz", type=float, default=HEADROOM_RATE_HZ)
     parser.add_argument("--situation", choices=["headroom", "saturated", "both"], default="both")
@@ -182,7 +186,12 @@ def main() -> int:
         pids = [server.pid, *(one.pid for one in children if one.name().startswith("VLLM::"))]
         for situation in situations:
             until_s = time.monotonic() + max_s / len(situations)
-            rounds = measure_rounds(server.url, pids, situation, options, until_s, Path(place))
+            if situation.rate_hz is None:
+                rounds = measure_rounds(server.url, pids, situation, options, until_s, Path(place))
+            else:
+                rounds = measure_blocks(
+                    server.url, pids, situation, options.blocks, Path(place) / "blocks"
+                )
             print_situation(situation, rounds)
             measured += [window for windows in rounds for window in windows.values()]
             if options.json:

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from profiler.load.client import Answer, Connection
+from light_client import Answer, Connection
+
 from profiler.load.prompts import make_prompt
 
 WARM_UP_S: Final = 4.0  # twice the time the governor needs to see that the host is saturated
@@ -40,8 +41,12 @@ class Situation:
 class LoadWindow:
     """Chat completions over one shared prompt, from this process, timed per request."""
 
-    def __init__(self, url: str, situation: Situation, seed: int, seconds: float) -> None:
+    def __init__(
+        self, url: str, situation: Situation, seed: int, seconds: float,
+        warm_up_s: float = WARM_UP_S,
+    ) -> None:  # fmt: skip
         self._url = url
+        self._warm_up_s = warm_up_s
         self._situation = situation
         self._seed = seed
         self._seconds = seconds
@@ -61,7 +66,7 @@ class LoadWindow:
     async def run(self, meter: Reader) -> None:
         """Load the server, and read ``meter`` when the warm-up ends and when the window ends."""
         began_ns = time.monotonic_ns()
-        self.begin_ns = began_ns + round(WARM_UP_S * 1e9)
+        self.begin_ns = began_ns + round(self._warm_up_s * 1e9)
         self.end_ns = self.begin_ns + round(self._seconds * 1e9)
         if self._situation.rate_hz is None:
             users = [asyncio.create_task(self._chat()) for _ in range(USER_COUNT)]
@@ -80,10 +85,12 @@ class LoadWindow:
     @property
     def latencies_s(self) -> list[float]:
         """How long the requests took that were due in the window."""
+        return self.latencies_between_s(self.begin_ns, self.end_ns)
+
+    def latencies_between_s(self, start_ns: int, end_ns: int) -> list[float]:
+        """How long the requests took that were due then."""
         return [
-            answer.done_ns / 1e9
-            for answer in self._answers
-            if self.begin_ns <= answer.due_ns < self.end_ns
+            answer.done_ns / 1e9 for answer in self._answers if start_ns <= answer.due_ns < end_ns
         ]
 
     @property
@@ -93,14 +100,15 @@ class LoadWindow:
         return sum(self.begin_ns <= end_ns < self.end_ns for end_ns in ends_ns)
 
     def _schedule(self, began_ns: int) -> list[int]:
-        """Return Poisson arrivals; the same in each variant of a round."""
+        """Return arrivals that rarely meet, so that a latency is that of one request."""
         chooser = random.Random(self._seed)
         assert self._situation.rate_hz is not None
-        due_ns, dues = began_ns, []
-        while due_ns < self.end_ns:
-            dues.append(due_ns)
-            due_ns += round(chooser.expovariate(self._situation.rate_hz) * 1e9)
-        return dues
+        period_ns = 1e9 / self._situation.rate_hz
+        count = int((self.end_ns - began_ns) / period_ns)
+        return [
+            began_ns + round((number + chooser.uniform(0.0, 0.6)) * period_ns)
+            for number in range(count)
+        ]
 
     async def _chat(self) -> None:
         connection = Connection(self._url)

@@ -173,11 +173,11 @@ def measure(
         situation.name, variant, index, seconds, load.latencies_s, load.finished_count,
         load.error_count, meter.idle_ratio, meter.server_cores, meter.tool_cores,
         meter.pyspy_cores, meter.other_cores,
-        _report(place) if variant == CPUTAX else {},
+        report_of(place) if variant == CPUTAX else {},
     )  # fmt: skip
 
 
-def _report(capture: Path) -> dict[str, Any]:
+def report_of(capture: Path) -> dict[str, Any]:
     """Return what the capture and its analysis say of the recording's own quality."""
     manifest = json.loads((capture / "manifest.json").read_text())
     finished = subprocess.run(

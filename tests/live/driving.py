@@ -6,12 +6,11 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.commands import run_cputax
+from tests.commands import CPUTAX, run_cputax
 
 ROOT = Path(__file__).parents[2]
 PROMPT_CHARS = 32_000
@@ -28,27 +27,22 @@ def analysis(capture: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def chat_load(
-    url: str, seconds: float, *, shares_prompt: bool = True
-) -> Iterator[subprocess.Popen[str]]:
+def chat_load(url: str, seconds: float, *, shares_prompt: bool = True) -> Iterator[None]:
     """Keep 32 users chatting over prompts of 32,000 characters, 16 tokens an answer.
 
     They share one prompt, which the prefix cache then holds, or each request has one of its own.
     The load ends after ``seconds`` or at the end of the block, whichever comes first.
     """
-    client = [sys.executable, "-m", "profiler.load.client", "--url", url, "--model", "tiny"]
     shape = ["--users", USER_COUNT, "--prompt-chars", PROMPT_CHARS, "--max-tokens", MAX_TOKENS]
     prompt = ["--shared-prompt"] if shares_prompt else []
+    length = ["-d", f"{seconds:.0f}s"]
     process = subprocess.Popen(
-        [*client, *prompt, *map(str, shape), "--seconds", str(seconds)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
+        [CPUTAX, "load", "run", "--url", url, "-q", *map(str, shape), *prompt, *length]
     )
     try:
-        yield process
+        yield
     finally:
-        process.kill()
+        process.terminate()
         process.wait()
 
 

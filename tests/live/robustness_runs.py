@@ -52,8 +52,18 @@ class Run:
         length = f"{RECORDED_S:.0f}s"
         reader = chooser.choice(["memory", "py-spy"])
         self._attach = subprocess.Popen(
-            [CPUTAX, "attach", str(target.pid), "-d", length, "-o", str(self.capture), "-q",
-             "--stacks", reader],
+            [
+                CPUTAX,
+                "attach",
+                str(target.pid),
+                "-d",
+                length,
+                "-o",
+                str(self.capture),
+                "-q",
+                "--stacks",
+                reader,
+            ],  # fmt: skip
             env={**os.environ, MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from profiler.load.prompts import make_prompt
+from tests.commands import CPUTAX
 
 pytestmark = pytest.mark.truth
 
@@ -50,12 +51,12 @@ class Oracle:
 
     def load(self, *arguments: str) -> dict[str, Any]:
         finished = subprocess.run(
-            [sys.executable, "-m", "profiler.load.client", "--url", self.url,
+            [CPUTAX, "load", "run", "--url", self.url, "--json", "-q",
              "--prompt-chars", str(PROMPT_CHARS), "--max-tokens", "4", *arguments],
             stdout=subprocess.PIPE, timeout=60, check=True,
         )  # fmt: skip
-        report: dict[str, Any] = json.loads(finished.stdout)
-        return report
+        counts: dict[str, Any] = json.loads(finished.stdout)["requests"]
+        return counts
 
     def metric(self, name: str) -> float:
         for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text):
@@ -98,11 +99,11 @@ def oracle() -> Iterator[Oracle]:
 
 @pytest.fixture(scope="module")
 def loaded(oracle: Oracle) -> dict[str, Any]:
-    """The truth of a window with load, and the load client's own report beside it."""
+    """The truth of a window with load, and the load client's own counts beside it."""
     httpx.post(f"{oracle.url}/truth/start").raise_for_status()
-    report = oracle.load("--users", "4", "--seconds", "2")
+    counts = oracle.load("--users", "4", "-d", "2s")
     truth: dict[str, Any] = httpx.post(f"{oracle.url}/truth/stop").raise_for_status().json()
-    return {"truth": truth, "load": report}
+    return {"truth": truth, "load": counts}
 
 
 def test_three_roles_are_processes_of_their_own(oracle: Oracle) -> None:
@@ -116,9 +117,9 @@ def test_three_roles_are_processes_of_their_own(oracle: Oracle) -> None:
 def test_every_request_is_in_the_truth_and_in_the_metrics(
     oracle: Oracle, loaded: dict[str, Any]
 ) -> None:
-    count = loaded["load"]["request_count"]
+    count = loaded["load"]["ok_count"]
 
-    assert loaded["load"]["error_count"] == 0
+    assert loaded["load"]["failed_count"] == 0
     assert count > 0
     assert loaded["truth"]["request_summary"]["request_count"] == count
     for name in ENGINE_HISTOGRAMS:
@@ -177,9 +178,9 @@ def test_the_truth_holds_no_prompt(loaded: dict[str, Any]) -> None:
 def test_a_shared_prompt_hits_the_prefix_cache(oracle: Oracle) -> None:
     before = oracle.metric("vllm:prefix_cache_hits_total")
 
-    report = oracle.load("--rate-hz", "20", "--seconds", "1", "--shared-prompt", "--seed", "7")
+    counts = oracle.load("--rate", "20", "-d", "1s", "--shared-prompt")
 
-    assert report["error_count"] == 0
+    assert counts["failed_count"] == 0
     assert oracle.metric("vllm:prefix_cache_hits_total") > before
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from collectors.capture import open_capture
 from probes import server_metrics
 from probes.base import Context, Level
+from probes.governor import WakeGovernor
 from probes.server_metrics import ServerMetricsProbe, fetch, parse_metrics, server_urls
 from probes.target import find_target
 from tests.fakeproc import PYTHON, FakeProc
@@ -113,7 +114,7 @@ def scrape(fake: FakeServer, target, tmp_path, *, times: int = 1):
     probe = ServerMetricsProbe(fake.url)
     probe._context = Context(target, recorder, keeper=None, tracks={PID: 0})  # type: ignore[arg-type]
     for _ in range(times):
-        probe._tick(0)
+        probe._scrape()
     recorder.close()
     return probe, open_capture(recorder.directory)
 
@@ -264,3 +265,25 @@ def test_a_hostile_page_is_refused_or_gives_numbers(lines):
     except ValueError:
         return
     assert all(isinstance(value, float) for _, _, value, _ in found)
+
+
+@pytest.mark.parametrize(("idle_cores", "scrape_count"), [(2.0, 41), (0.5, 5)])
+def test_a_host_without_idle_cpu_is_asked_a_tenth_as_often(monkeypatch, idle_cores, scrape_count):
+    # Given a second's tick for forty seconds
+    class Host:
+        now_ns = 0
+
+        def idle_ns(self) -> tuple[int, int]:
+            return int(self.now_ns * idle_cores), 0
+
+    host = Host()
+    probe = ServerMetricsProbe("http://127.0.0.1:1")
+    probe._governor = WakeGovernor(1.0, host, server_metrics.SCARCE_DIVISOR)  # type: ignore[arg-type]
+    monkeypatch.setattr(probe, "_scrape", lambda: probe._scraped_ns.append(host.now_ns))
+
+    for second in range(41):
+        host.now_ns = second * 1_000_000_000
+        probe._tick(host.now_ns)
+
+    # Then it is scraped at once, and from then on as it may
+    assert len(probe._scraped_ns) == scrape_count

@@ -9,6 +9,7 @@ import pytest
 
 from collectors.capture import open_capture
 from probes.base import Context
+from probes.governor import WakeGovernor
 from probes.procfs import Procfs
 from probes.target import find_target
 from probes.threads import DORMANT_TICKS, RESCAN_TICKS, ThreadProbe
@@ -27,6 +28,7 @@ class Bench:
         self.probe = ThreadProbe()
         self.probe._context = Context(target, self.recorder, None, {PID: 0})  # type: ignore[arg-type]
         self.probe._procfs = self.proc.procfs
+        self.probe._governor = WakeGovernor(20.0, self.proc.procfs, 1.0)  # any host is as good
         self.probe._processes = list(target.processes.values())
         self.probe._pacer.stop = lambda: None  # type: ignore[method-assign]
         self.task = self.proc.root / str(PID) / "task"
@@ -133,6 +135,7 @@ def test_an_ended_thread_ends_its_rows(program, tmp_path):
     recorder = make_recorder(tmp_path / "c")
     target = find_target(program.pid)
     probe = ThreadProbe()
+    probe._governor = WakeGovernor(20.0, Procfs(), 1.0)
     probe._context = Context(target, recorder, None, {program.pid: 0})  # type: ignore[arg-type]
     probe._procfs = Procfs()
     probe._processes = list(target.processes.values())
