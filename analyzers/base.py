@@ -49,5 +49,7 @@ def missing(slug: str, table: str, timeline: Timeline) -> Finding:
     return abstention(
         slug,
         f"not computable: the capture holds no {table}, which the {probes[0]} probe records",
-        f"record again with --probe {probes[0]}",
+        "record again with --otlp (docs/otlp.md)"
+        if probes[0] == "otlp"
+        else f"record again with --probe {probes[0]}",
     )

@@ -15,7 +15,7 @@ from analyzers.intervals import Times
 from analyzers.request_rows import OK, RequestRows, join_requests
 from analyzers.timeline import Timeline
 from analyzers.tokenizer_service import find_service
-from analyzers.tokenizer_turns import PIECES, Service, cut_turns
+from analyzers.tokenizer_turns import PIECES, Line, Service, cut_turns
 from analyzers.waterfall import (
     BOTH,
     CLIENT,
@@ -95,15 +95,15 @@ def _turns(
     is_cut = np.flatnonzero((arrived != UNKNOWN) & (queued != UNKNOWN))
     is_other = let_go != UNKNOWN
     is_other[is_cut] = False
-    found = cut_turns(
-        arrived[is_cut],
-        queued[is_cut],
-        np.maximum(let_go[is_cut], arrived[is_cut]),
-        let_go[is_other],
-        service,
+    line = Line(
+        arrived=arrived[is_cut],
+        queued=queued[is_cut],
+        let_go=np.maximum(let_go[is_cut], arrived[is_cut]),
+        tokens=rows.prompt_tokens[is_cut],
+        others=let_go[is_other],
     )
     turns = {name: np.full(count, UNKNOWN, np.int64) for name in PIECES}
-    for name, values in found.items():
+    for name, values in cut_turns(line, service).items():
         turns[name][is_cut] = values
     return turns
 

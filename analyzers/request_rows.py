@@ -52,7 +52,8 @@ class RequestRows:
     request: list[str]
     scenario: list[str | None]
     status: list[str]
-    output_tokens: Times  # UNKNOWN where nobody counted
+    prompt_tokens: Times  # UNKNOWN where nobody counted
+    output_tokens: Times
     instants: dict[str, Times]  # by boundary
     has_client: Bools
     has_server: Bools
@@ -84,14 +85,18 @@ def join_requests(timeline: Timeline) -> RequestRows:
     is_contradicted = _is_contradicted(instants)
     for name in _SERVER_COLUMNS:
         instants[name] = np.where(is_contradicted, UNKNOWN, instants[name])
-    tokens = _pick(client, "output_tokens", client_rows)
-    counted = _pick(server, "output_tokens", server_rows)
+
+    def counted(name: str) -> Times:
+        by_server = _pick(server, name, server_rows)
+        return np.where(by_server != UNKNOWN, by_server, _pick(client, name, client_rows))
+
     others = server.take(pa.array(alone, pa.int64()))
     return RequestRows(
         request=[*asked, *others["request"].to_pylist()],
         scenario=[*client["scenario"].to_pylist(), *others["scenario"].to_pylist()],
         status=[*client["status"].to_pylist(), *others["status"].to_pylist()],
-        output_tokens=np.where(counted != UNKNOWN, counted, tokens),
+        prompt_tokens=counted("prompt_tokens"),
+        output_tokens=counted("output_tokens"),
         instants=instants,
         has_client=client_rows >= 0,
         has_server=(server_rows >= 0) & ~is_contradicted,

@@ -24,8 +24,10 @@ Rows = NDArray[np.intp]
 
 
 def median_rows(wall: Times) -> Rows:
-    """Return the fifth of the requests around the median wall time, at least one: "the median
-    request" is their mean, so that it does not hang on a single one."""
+    """Return the fifth of the requests around the median wall time, at least one.
+
+    "The median request" is their mean, so that it does not hang on a single one.
+    """
     order = np.argsort(wall, kind="stable")
     count = len(order)
     low = 2 * count // 5
@@ -93,8 +95,9 @@ def with_server_means(
 ) -> list[dict[str, Any]]:
     """Return a client's parts with queue, prefill and decode in them, by their means only.
 
-    These means lie inside of what the client saw as "to the first token" and as the stream. What
-    they leave of it is unattributed.
+    These means lie inside of what the client saw as "to the first token" and as the stream (the
+    headers leave before the engine is asked). What they leave of it is unattributed. Means of other
+    requests may not fit in: they are cut to the room there is.
     """
     inside = {
         "to_first_token": (("queue", means.queue), ("prefill", means.prefill)),
@@ -147,8 +150,11 @@ def proxy_ratio(rows: RequestRows, chosen: Rows) -> float | None:
 
 
 def latencies(rows: RequestRows, chosen: Rows) -> dict[str, Any]:
-    """Return time to first token and end to end, both from when a request was due, and the time
-    per output token after the first; None where nobody saw them."""
+    """Return the spreads of a user's latencies; None where nobody saw them.
+
+    Time to first token and end to end count from when a request was due, or from its arrival where
+    only the server saw it; the time per output token leaves the first token out.
+    """
     at = rows.instants
 
     def between(start: str, end: str) -> Times:

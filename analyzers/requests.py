@@ -146,7 +146,7 @@ def _findings(measured: MeasuredRequests, scenarios: list[dict[str, Any]]) -> li
     # One is enough: the scenario that lost most. The others are in the section.
     findings = sorted(found, key=lambda one: -one.cost_seconds)[:1]
     if not scenarios:
-        return [abstention(SLUG, "no request of the capture ended well", "see what failed: status")]
+        return [abstention(SLUG, "no request of the capture ended well")]
     if any(one["seen_from"] == "client" for one in scenarios):
         findings.append(
             abstention(
@@ -156,9 +156,10 @@ def _findings(measured: MeasuredRequests, scenarios: list[dict[str, Any]]) -> li
                 "with --otlp (docs/otlp.md)",
             )
         )
-    elif measured.no_turns is not None:
-        remedy = "record with the stacks probe, at a higher rate: --rate 1000"
-        findings.append(abstention("request-tokenizer-turns", measured.no_turns, remedy))
+    elif not any(part["part"] in PIECES for one in scenarios for part in one["parts"]):
+        reason = measured.no_turns or "tokenizing was over before enough stacks were looked at"
+        remedy = "record stacks, and more often: cputax attach PID --otlp --rate 1000"
+        findings.append(abstention("request-tokenizer-turns", reason, remedy))
     return findings
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analyzers.intervals import Times
 from analyzers.server import DECODE, PREFILL, QUEUE, TTFT
 from analyzers.timeline import Timeline, column, rows_by
+
+_PARTS: Final = ("sum", "count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,7 @@ def measure_means(timeline: Timeline, start_ns: int, end_ns: int) -> ServerMeans
     return ServerMeans(rises[f"{TTFT}_count"], mean(TTFT), mean(QUEUE), mean(PREFILL), mean(DECODE))
 
 
-_PARTS = ("sum", "count")
-
-
-def _rise(times: Times, values: np.ndarray, window: Times, first_ns: int) -> float | None:
+def _rise(times: Times, values: NDArray[np.float64], window: Times, first_ns: int) -> float | None:
     """Return by how much a total rose between two scrapes; None if it began anew."""
     if times[0] > first_ns:  # a label set that appeared later began at zero
         times, values = np.append(first_ns, times), np.append(0.0, values)

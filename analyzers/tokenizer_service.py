@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from analyzers.intervals import Intervals, intervals
-from analyzers.stages import classify
+from analyzers.intervals import Intervals, covered_before, intervals
+from analyzers.stages import UNKNOWN, classify
 from analyzers.timeline import STACK_PROBES, Runs, Thread, Timeline, runs_by_thread
 from analyzers.tokenizer_cost import API_SERVER, DEFAULT_RATE_HZ, SERVICE, TOKENIZE
 from analyzers.tokenizer_turns import Service
@@ -17,6 +17,9 @@ from analyzers.tokenizer_turns import Service
 OTHERS_RATIO: Final = 0.05
 # vLLM's micro-batching tokenizer (up to 0.19) lets up to 32 prompts go together.
 _BATCHING: Final = "AsyncMicrobatchTokenizer."
+# What the thread does for microseconds between two prompts. A tick that hits it says nothing of the
+# time until the next tick, least of all that the thread rests.
+_BETWEEN: Final = frozenset({"dispatch", UNKNOWN})
 
 
 def find_service(timeline: Timeline) -> Service | str:
@@ -44,7 +47,9 @@ def find_service(timeline: Timeline) -> Service | str:
     own = runs[busiest.track]
     rate_hz = timeline.sampling_rate_hz(busiest.process) or DEFAULT_RATE_HZ
     return Service(
-        busy=_shown(timeline, busiest, own, SERVICE),
+        busy=_filled(
+            _shown(timeline, busiest, own, SERVICE), _shown(timeline, busiest, own, _BETWEEN)
+        ),
         template=_shown(timeline, busiest, own, SERVICE - {TOKENIZE}),
         unseen=_unseen(timeline, busiest),
         tick_ns=round(1e9 / rate_hz),
@@ -59,6 +64,15 @@ def _shown(
     codes = known.stage(thread.process.role, runs.stack)
     is_shown = np.isin(codes, [known.map.code(stage) for stage in stages])
     return intervals(runs.start[is_shown], runs.end[is_shown])
+
+
+def _filled(busy: Intervals, between: Intervals) -> Intervals:
+    """Return ``busy`` with the holes closed that ``between`` covers whole."""
+    start, end = busy.end[:-1], busy.start[1:]
+    is_covered = covered_before(between, end) - covered_before(between, start) == end - start
+    return intervals(
+        np.concatenate((busy.start, start[is_covered])), np.concatenate((busy.end, end[is_covered]))
+    )
 
 
 def _unseen(timeline: Timeline, thread: Thread) -> Intervals:

@@ -12,31 +12,31 @@ from profiler.render.console import safe
 
 Json = Mapping[str, Any]
 
-BAR_WIDTH: Final = 24
+BAR_WIDTH: Final = 16
 SMALL_RATIO: Final = 0.0005
-# What the parts are called here, and what happens in them.
+# What the parts are called here, and what is in them; short, so that a line has room for both.
 PARTS: Final = {
-    "lag": ("lag", "due, not begun yet"),
-    "build": ("build", "the client makes the prompt"),
+    "lag": ("lag", "due, not begun"),
+    "build": ("build", "the prompt is made"),
     "serialise": ("serialise", "fields to bytes"),
     "connect": ("connect", ""),
-    "send": ("send", "until the kernel has the body"),
-    "wire": ("wire", "send, network, HTTP parse"),
-    "frontend": ("frontend", "template, tokenizer, hand-over: not cut"),
+    "send": ("send", "to the kernel"),
+    "wire": ("wire", "send, wire, HTTP parse"),
     "template": ("template", ""),
     "tokenize_wait": ("tokenize wait", "behind other prompts"),
     "tokenize": ("tokenize", "the own prompt"),
-    "hand_over": ("hand-over", "event loop, IPC, running step"),
+    "hand_over": ("hand-over", "loop, IPC, engine step"),
+    "frontend": ("frontend", "not cut further"),
     "queue": ("engine queue", ""),
     "prefill": ("prefill", ""),
-    "first_output": ("first token out", "detokenize, SSE, network"),
+    "first_output": ("first token out", "detokenize, SSE, wire"),
     "decode": ("decode", "to the last token"),
     "detokenize": ("detokenize", "the last output"),
-    "sse": ("SSE", "the end of the stream"),
-    "to_headers": ("to headers", "network, template, tokenizer"),
-    "to_first_token": ("to first token", "engine and way back, in one"),
+    "sse": ("SSE", "the stream's end"),
+    "to_headers": ("to headers", "wire, HTTP, tokenizer"),
+    "to_first_token": ("to first token", "engine and way back"),
     "stream": ("stream", "first token to last"),
-    "end": ("end", "last token to the stream's end"),
+    "end": ("end", "after the last token"),
     "parse": ("client parse", ""),
     "unattributed": ("unattributed", ""),
 }
@@ -64,9 +64,10 @@ def _print_scenario(out: Console, scenario: Json, show_all: bool) -> None:
             counts.append(f"{scenario[key]} {word}")
     out.print(f"\n[bold]Where a request's time went{named}[/]  [dim]{', '.join(counts)}[/]")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("part", "mean", "+-", "p50", "p99", "share"):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
-    table.add_column("", width=BAR_WIDTH)
+    table.add_column("part", no_wrap=True)
+    for heading in ("mean ms", "+-", "p50", "p99", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", width=BAR_WIDTH, no_wrap=True)
     table.add_column("", style="dim", no_wrap=True)
     for part in scenario["parts"]:
         share = part["share_ratio"]
@@ -87,7 +88,7 @@ def _cells(part: Json, request_count: int) -> list[str]:
     if part["part"] in _DEVICE:
         colour = "green"
     if 0 < part["count"] < request_count:
-        note = f"of {part['count']} requests"
+        note = f"in {part['count']} of {request_count}"
     elif share is None:
         note = "not known"
     bar = f"[{colour}]{'█' * round((share or 0.0) * BAR_WIDTH)}[/]"
@@ -95,16 +96,16 @@ def _cells(part: Json, request_count: int) -> list[str]:
 
 
 def _times(spread: Json) -> list[str]:
-    """Return mean, half of its interval, p50 and p99 in ms."""
+    """Return mean, half of its interval, p50 and p99."""
     mean, high = spread["mean_seconds"], spread["mean_high_seconds"]
     half = None if mean is None or high is None else high - mean
-    return [_ms(mean), _ms(half), _ms(spread["p50_seconds"]), _ms(spread["p99_seconds"])]
+    return [_ms(one) for one in (mean, half, spread["p50_seconds"], spread["p99_seconds"])]
 
 
 def _ms(seconds: float | None) -> str:
     if seconds is None:
         return "?"
-    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:.2f} ms"
+    return f"{seconds * 1e3:,.0f}" if seconds >= 0.1 else f"{seconds * 1e3:.2f}"
 
 
 def _summary(scenario: Json) -> list[str]:
@@ -122,7 +123,7 @@ def _summary(scenario: Json) -> list[str]:
     figures = (("first token", "ttft"), ("end to end", "e2e"), ("per output token", "tpot"))
     lines += [
         f"{name}: p50 {_ms(one['p50_seconds'])}, p90 {_ms(one['p90_seconds'])}, "
-        f"p99 {_ms(one['p99_seconds'])}, max {_ms(one['max_seconds'])}"
+        f"p99 {_ms(one['p99_seconds'])}, max {_ms(one['max_seconds'])} ms"
         for name, key in figures
         for one in [scenario[key]]
         if one is not None
@@ -136,9 +137,7 @@ def _percent(ratio: float | None) -> str:
 
 def _sources(sources: list[dict[str, Any]]) -> str:
     said = [
-        f"{one['source']} ({one['row_count']} requests)"
-        if "row_count" in one
-        else f"{one['source']} ({', '.join(one['parts'])})"
+        f"{one['source']} ({one['row_count']} requests)" if "row_count" in one else one["source"]
         for one in sources
     ]
     return ", ".join(said)

@@ -15,6 +15,7 @@ import pytest
 from collectors.clock import read_anchor
 from probes.otlp.messages import parse, spans_of
 from probes.otlp.spans import read_request
+from profiler.oracle.http import parse_request
 from profiler.oracle.protocol import request_name
 from profiler.oracle.request_truth import RequestTruth
 from profiler.oracle.spans import Receiver, SpanExporter, message_of, span_of
@@ -57,6 +58,17 @@ def test_the_receiver_reads_what_the_oracle_knows(is_chat: bool) -> None:
         "done_ns": truth.finished_ns,
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected, abs=CLOCK_NS, rel=0)
+
+
+def test_a_request_carries_the_client_s_id() -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n"
+
+    named = parse_request(bytearray(head % b"X-Request-Id: mine-7\r\n"), 0)
+    nameless = parse_request(bytearray(head % b""), 0)
+
+    assert named is not None
+    assert nameless is not None
+    assert (named.client_id, nameless.client_id) == ("mine-7", "")
 
 
 def test_the_span_says_which_process_sends_it() -> None:

@@ -165,6 +165,15 @@ def test_a_frontend_that_cannot_be_cut_stays_one_part(
     assert reason in abstention.statement
 
 
+def test_work_that_too_few_looks_saw_leaves_the_frontend_whole_and_says_so() -> None:
+    requests = Requests()
+    requests.both()
+    requests.tokenizing((30, 31))
+
+    assert parts_of(scenarios(requests)[0]) == PARTS
+    assert "before enough stacks" in slugs(requests)["request-tokenizer-turns"].statement
+
+
 def test_a_tokenizer_that_works_in_batches_gives_no_turns() -> None:
     requests = Requests()
     requests.both()

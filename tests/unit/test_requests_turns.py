@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyzers.intervals import Intervals, Times, empty, intervals
-from analyzers.tokenizer_turns import PIECES, Service, cut_turns
+from analyzers.tokenizer_turns import PIECES, Line, Service, cut_turns
 from analyzers.waterfall import UNKNOWN
 
 NONE = np.empty(0, np.int64)
@@ -31,11 +31,15 @@ def service(
 
 
 def turns(
-    rows: list[tuple[int, int, int]], one: Service, others: Times = NONE
+    rows: list[tuple[int, int, int]],
+    one: Service,
+    others: Times = NONE,
+    tokens: list[int] | None = None,
 ) -> list[tuple[float, ...]]:
     """Return the pieces of each (arrived, let go, queued)."""
     arrived, let_go, queued = np.array(rows, np.int64).reshape(-1, 3).T * MS
-    pieces = cut_turns(arrived, queued, let_go, others * MS, one)
+    tokens = np.full(len(rows), 100) if tokens is None else np.array(tokens)
+    pieces = cut_turns(Line(arrived, queued, let_go, tokens, others * MS), one)
     in_ms = [np.where(pieces[name] == UNKNOWN, UNKNOWN, pieces[name] / MS) for name in PIECES]
     return list(zip(*(one.tolist() for one in in_ms), strict=True))
 
@@ -47,7 +51,9 @@ def test_three_that_arrive_together_wait_for_one_another() -> None:
     assert turns(rows, service((4, 97))) == [(0, 0, 30, 3), (0, 30, 30, 4), (0, 60, 30, 9)]
 
 
-def test_work_begins_with_the_turn_when_a_late_tick_explains_it_and_ends_when_it_was_seen_to() -> None:
+def test_work_begins_with_the_turn_when_a_late_tick_explains_it_and_ends_when_it_was_seen_to() -> (
+    None
+):
     # Begun 9 before it was first seen; over within the tick before 100, but let go only at 140
     assert turns([(1, 140, 150)], service((10, 100))) == [(0, 0, 94, 55)]
     # It arrived two ticks before the thread was seen at work, and was let go in its last tick
@@ -75,6 +81,23 @@ def test_a_turn_is_over_when_the_thread_was_seen_to_rest() -> None:
     rows = [(0, 80, 90), (58, 100, 101)]
 
     assert turns(rows, service((0, 40), (60, 100))) == [(0, 0, 35, 55), (0, 0, 42, 1)]
+
+
+def test_those_that_were_all_let_go_after_the_rest_share_the_work_by_their_tokens() -> None:
+    # Given three that had come before the thread rested at 95; the fourth had not
+    rows = [(0, 120, 120), (10, 121, 121), (20, 122, 122), (130, 160, 160)]
+
+    found = turns(rows, service((0, 100), (130, 160)), tokens=[30, 20, 45, 10])
+
+    assert found == [(0, 0, 30, 90), (0, 20, 20, 71), (0, 30, 45, 27), (0, 0, 30, 0)]
+
+
+def test_they_share_alike_where_tokens_are_not_known() -> None:
+    rows = [(0, 120, 120), (10, 121, 121)]
+
+    found = turns(rows, service((0, 105)), tokens=[30, UNKNOWN])
+
+    assert found == [(0, 0, 50, 70), (0, 40, 50, 21)]
 
 
 def test_a_short_hole_in_the_work_is_no_rest() -> None:
