@@ -63,7 +63,7 @@ class Run:
                 "-q",
                 "--stacks",
                 reader,
-            ],  # fmt: skip
+            ],
             env={**os.environ, MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
