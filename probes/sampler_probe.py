@@ -12,10 +12,13 @@ import time
 from abc import ABC, abstractmethod
 from typing import Final, Generic, Protocol, TypeVar
 
+from collectors.errors import CputaxError
 from collectors.manifest import ProbeRecord
 from probes.base import Capability, Context, Level
+from probes.governor import WakeGovernor
 from probes.keeper import KeeperGone
 from probes.sampler_link import ChildLink, StreamBroken
+from probes.sampling import LATE
 from probes.target import Process, Target
 
 RESTART_LIMIT: Final = 5
@@ -23,12 +26,11 @@ RESTART_LIMIT: Final = 5
 START_UP_S: Final = 30.0
 RETRY_S: Final = 1.0
 
-LATE: Final = "the sampler got no CPU"
 RESTARTED: Final = "the sampler had ended and was restarted"
 
 
 class Layout(Protocol):
-    """What a sampler needs to know of one process."""
+    """What a sampler needs to know of one process; a tuple of what JSON knows."""
 
     @property
     def pid(self) -> int:
@@ -48,13 +50,18 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
 
     name: str
     _noun: str  # "GIL sampler"
+    _scarce_divisor: float  # of the rate while less than one CPU is idle
 
-    def __init__(self, rate_hz: float) -> None:
+    def __init__(self, rate_hz: float, *, is_governed: bool) -> None:
+        """``is_governed``: look less often where the host has little CPU to spare."""
         self.rate_hz = rate_hz
+        self._is_governed = is_governed
+        self._governor: WakeGovernor
+        self._governed_hz = rate_hz
         self._context: Context
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._capability: Capability
+        self._capability: Capability | None = None  # once it was checked
         self._lock = threading.Lock()  # guards the next three
         self._layouts: dict[int, LayoutT] = {}  # of the processes being sampled
         self._waiting: dict[int, tuple[Process, float]] = {}  # and until when to try (monotonic)
@@ -64,19 +71,23 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
         self._gap_reason = LATE
         self._failure: str | None = None
         self._restart_count = 0
-        self._cpu_ns = 0
+        self._cpu_ns = self._missed_count = 0  # of all samplers
+        self._counted = (0, 0)  # the running one's share of both
 
     @abstractmethod
-    def find(self, process: Process) -> tuple[LayoutT | None, Capability]:
-        """Say how much can be seen of one process, and find what the sampler needs."""
+    def _find(self, pid: int) -> LayoutT:
+        """Find what the sampler needs of one process.
+
+        Raises:
+            CputaxError: it cannot be sampled.
+        """
+
+    def _shortfall(self, layout: LayoutT) -> str | None:
+        """Return what of a process that can be sampled cannot be seen all the same."""
 
     @abstractmethod
     def _open_link(self, layouts: list[LayoutT]) -> ChildLink[BatchT]:
         """Start a sampler; what it reports of itself begins anew."""
-
-    @abstractmethod
-    def _command(self, layout: LayoutT) -> object:
-        """Return the command that makes the sampler take up one more process."""
 
     @abstractmethod
     def _take_up(self, pid: int) -> None:
@@ -87,10 +98,6 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
         """Put one batch into the capture."""
 
     @abstractmethod
-    def _govern(self, link: ChildLink[BatchT]) -> None:
-        """Adapt the rate to what the host can spare; called about once a second."""
-
-    @abstractmethod
     def _unseen(self, pid: int) -> tuple[int | None, int]:
         """Return when a process was last seen (ns), and what silence is a gap (ns)."""
 
@@ -98,8 +105,21 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
     def _complete(self, record: ProbeRecord) -> None:
         """Add rates, largest gap and detail to the record."""
 
+    def find(self, process: Process) -> tuple[LayoutT | None, Capability]:
+        """Say how much can be seen of one process, and find what the sampler needs."""
+        try:
+            layout = self._find(process.pid)
+        except CputaxError as error:
+            return None, Capability(self.name, Level.UNAVAILABLE, error.message, error.remedy)
+        reason = self._shortfall(layout)
+        return layout, Capability(self.name, Level.DEGRADED if reason else Level.WORKS, reason)
+
     def check(self, target: Target) -> Capability:
         """Look at each Python process; every reason for less than all is named."""
+        self._capability = self._judge(target)
+        return self._capability
+
+    def _judge(self, target: Target) -> Capability:
         answers = [self.find(process)[1] for process in target.python_processes]
         lacking = [answer for answer in answers if answer.level is not Level.WORKS]
         if not lacking:
@@ -115,7 +135,8 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
     def start(self, context: Context) -> None:
         """Begin to sample all Python processes of the target."""
         self._context = context
-        self._capability = self.check(context.target)
+        if self._capability is None:
+            self.check(context.target)
         for process in context.target.python_processes:
             self.add(process)
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
@@ -133,9 +154,13 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
+        assert self._capability is not None, "stopped before it was started"
         record = self._capability.record(self.rate_hz)
         record.cpu_seconds = self._cpu_ns / 1e9
-        record.detail = {"restart_count": self._restart_count}
+        record.detail = {
+            "restart_count": self._restart_count,
+            "missed_slot_count": self._missed_count,
+        }
         self._complete(record)
         if self._failure is not None:
             record.level, record.reason = Level.DEGRADED.value, self._failure
@@ -153,7 +178,7 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
                     self._take_up(process.pid)
                     self._layouts[process.pid] = layout
                     if self._link is not None:
-                        self._link.tell(self._command(layout))
+                        self._link.tell(layout)
                 elif layout is None and time.monotonic() < until_s:
                     continue
                 self._waiting.pop(process.pid, None)
@@ -183,6 +208,11 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
 
     def _serve(self) -> None:
         """Start one sampler and read it to its end."""
+        self._governor = WakeGovernor(
+            self.rate_hz, self._context.target.procfs, self._scarce_divisor
+        )
+        self._use_rate(self.rate_hz)
+        self._counted = (0, 0)
         with self._lock:
             link = self._link = self._open_link(list(self._layouts.values()))
         retry_s = time.monotonic() + RETRY_S
@@ -198,6 +228,25 @@ class SamplerProbe(ABC, Generic[LayoutT, BatchT]):
             with self._lock:
                 self._link = None
             link.close()
+
+    def _govern(self, link: ChildLink[BatchT]) -> None:
+        """Adapt the rate to what the host can spare; see `probes.governor`."""
+        if not self._is_governed:
+            return
+        rate_hz = self._governor.look(time.monotonic_ns())
+        if rate_hz != self._governed_hz:
+            self._use_rate(rate_hz)
+            link.tell(rate_hz)
+
+    def _use_rate(self, rate_hz: float) -> None:
+        """Expect looks at this rate from now on."""
+        self._governed_hz = rate_hz
+
+    def _count(self, cpu_ns: int, missed_count: int) -> None:
+        """Take what the running sampler says of itself, since it began."""
+        self._cpu_ns += cpu_ns - self._counted[0]
+        self._missed_count += missed_count - self._counted[1]
+        self._counted = (cpu_ns, missed_count)
 
     def _note_end(self) -> None:
         """A sampler has ended: that is as it should be when we stop or all processes are gone."""

@@ -1,21 +1,30 @@
-"""What the sampling children share: output, instants, priority, end, and a target's identity.
+"""What the sampling children share: their loop, output, instants, priority, and targets' identity.
 
 Part of the sampler children: the standard library only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import json
 import os
 import resource
 import signal
 import struct
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+CHANNEL: Final = 1  # the descriptor of a child's connected stream socket
+# Why a child did not see a process for a while.
+LATE: Final = "the sampler got no CPU"
+DROPPED: Final = "samples were dropped: nobody read them in time"
+
+_COMMAND_BYTES: Final = 65536
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_TIMERSLACK: Final = 29
 _PR_SET_NAME: Final = 15
@@ -105,6 +114,85 @@ class Slots:
         """Return a number below 2**32 (Knuth's MMIX generator; importing random costs 10 ms)."""
         self._random = (self._random * 6364136223846793005 + 1442695040888963407) & _MASK_64
         return self._random >> 32
+
+
+class ChildSampler(ABC):
+    """A child's loop: look, send what was seen in batches, hear commands between them.
+
+    Commands come on ``channel``, one JSON value a line: a list is the fields of a process's layout
+    (take it up), a number the rate. The loop ends when the other end closes, the parent dies, all
+    processes have exited, or the time is up.
+    """
+
+    def __init__(self, channel: int, rate_hz: float, batch_ns: int) -> None:
+        self.output = Output(channel)
+        self.slots = Slots(rate_hz)
+        self._channel = channel
+        self._batch_ns = batch_ns
+        self._command_text = b""
+
+    @property
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether a process is left to look at."""
+
+    @abstractmethod
+    def look(self, wake_ns: int) -> int:
+        """Look at every process once; return when. ``wake_ns`` is when that should have been."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send what was seen since the last batch."""
+
+    @abstractmethod
+    def take_up(self, fields: list[Any]) -> None:
+        """Begin to look at the process with these fields of a layout."""
+
+    def set_rate(self, rate_hz: float) -> None:
+        """Look so often from the next slot on."""
+        self.slots.set_rate(rate_hz)
+
+    def run(self, end_ns: int) -> None:
+        """Sample until there is nothing left to do, or ``end_ns`` (CLOCK_MONOTONIC)."""
+        parent_pid = os.getppid()
+        if not self._take_commands():
+            return
+        batch_end_ns = self.slots.begin() + self._batch_ns
+        while self.has_work:
+            now_ns = self.look(self.slots.sleep())
+            if now_ns >= batch_end_ns:
+                batch_end_ns = now_ns + self._batch_ns
+                self.flush()
+                if now_ns >= end_ns or os.getppid() != parent_pid or not self._take_commands():
+                    return
+        self.flush()
+
+    def _take_commands(self) -> bool:
+        """Obey what was sent since last time; False once the other end is closed.
+
+        The first call waits for the first command.
+        """
+        while True:
+            try:
+                chunk = os.read(self._channel, _COMMAND_BYTES)
+            except BlockingIOError:
+                return True
+            if not chunk:
+                return False
+            *lines, self._command_text = (self._command_text + chunk).split(b"\n")
+            for line in lines:
+                command = json.loads(line)
+                if isinstance(command, list):
+                    self.take_up(command)
+                else:
+                    self.set_rate(command)
+            os.set_blocking(self._channel, False)
+
+
+def run_for(sampler: ChildSampler, duration_s: float) -> None:
+    """Run ``sampler`` to its end; nobody reading any more, or Ctrl-C, is an end like any other."""
+    with contextlib.suppress(ConnectionError, KeyboardInterrupt):
+        sampler.run(time.monotonic_ns() + int(duration_s * 1e9))
 
 
 def become_child(name: str, rate_hz: float, *, is_realtime: bool = False) -> None:

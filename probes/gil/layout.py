@@ -53,13 +53,8 @@ class GilLayout(NamedTuple):
 PTHREAD_TID_OFFSET: Final = 0x2D0
 
 
-def to_fields(layout: GilLayout) -> list[object]:
-    """Return the layout as JSON-able fields, in order."""
-    return list(layout)
-
-
 def from_fields(fields: list[object]) -> GilLayout:
-    """Rebuild a layout from `to_fields` after JSON."""
+    """Rebuild a layout that went through JSON as a list."""
     layout = GilLayout(*fields)  # type: ignore[arg-type]
     return layout._replace(version=(layout.version[0], layout.version[1]))
 

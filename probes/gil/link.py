@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from probes.gil.decode import Batch, Decoder
-from probes.gil.layout import GilLayout, to_fields
+from probes.gil.layout import GilLayout
 from probes.keeper import Keeper
 from probes.sampler_link import CHILD_MAX_S, ChildLink
 
@@ -25,5 +25,5 @@ class SamplerLink(ChildLink[Batch]):
         priority = "realtime" if is_realtime else "normal"
         super().__init__(
             keeper, "probes.gil.sampler", [str(rate_hz), str(look_hz), str(CHILD_MAX_S), priority],
-            map(to_fields, layouts), Decoder().feed,
+            layouts, Decoder().feed,
         )  # fmt: skip

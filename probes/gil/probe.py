@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 import numpy as np
 
-from collectors.errors import CputaxError
 from collectors.manifest import ProbeRecord
-from probes.base import Capability, Level
 from probes.gil import wire
 from probes.gil.columns import gil_columns
 from probes.gil.coverage import Coverage
 from probes.gil.decode import Batch
-from probes.gil.layout import GilLayout, to_fields
+from probes.gil.layout import GilLayout
 from probes.gil.link import SamplerLink
 from probes.gil.reader import FREE, UNKNOWN
 from probes.gil.runtime import find_gil
-from probes.governor import WakeGovernor
-from probes.sampler_link import ChildLink
-from probes.sampler_probe import LATE, SamplerProbe
-from probes.target import Process
+from probes.sampler_probe import SamplerProbe
+from probes.sampling import DROPPED, LATE
 
 DEFAULT_HZ: Final = 1000.0
 LOOK_HZ: Final = 200.0  # who waits, while somebody does
-SCARCE_DIVISOR: Final = 20.0  # of the rate while less than one CPU is idle
-_DROPPED: Final = "samples were dropped: nobody read them in time"
 
 
 class GilProbe(SamplerProbe[GilLayout, Batch]):
@@ -34,6 +27,7 @@ class GilProbe(SamplerProbe[GilLayout, Batch]):
 
     name = "gil"
     _noun = "GIL sampler"
+    _scarce_divisor = 20.0
 
     def __init__(
         self, rate_hz: float = DEFAULT_HZ, look_hz: float = LOOK_HZ, *, is_realtime: bool = False,
@@ -47,34 +41,28 @@ class GilProbe(SamplerProbe[GilLayout, Batch]):
             is_realtime: unbiased on a saturated host, at the target's expense (docs/gil.md).
             is_governed: look less often where the host has little CPU to spare.
         """
-        super().__init__(rate_hz)
-        self._is_governed = is_governed
+        super().__init__(rate_hz, is_governed=is_governed)
         self._is_realtime = is_realtime
         self._look_hz = look_hz
         self._coverage: dict[int, Coverage] = {}
         self._held_ratios: dict[int, float] = {}
-        self._governor: WakeGovernor
-        self._governed_hz = rate_hz
         self._last: Batch | None = None  # of the running sampler: its counts are cumulative
-        self._dropped_count = self._missed_count = 0
+        self._dropped_count = 0
 
-    def find(self, process: Process) -> tuple[GilLayout | None, Capability]:
-        """Say how much can be seen of one process's GIL, and find it."""
-        try:
-            layout = find_gil(process.pid)
-        except CputaxError as error:
-            return None, Capability(self.name, Level.UNAVAILABLE, error.message, error.remedy)
-        reason = None
+    def _find(self, pid: int) -> GilLayout:
+        return find_gil(pid)
+
+    def _shortfall(self, layout: GilLayout) -> str | None:
         if layout.waiter_reference_offset == 0:
-            reason = (
-                f"how many threads of process {process.pid} wait cannot be told: unknown C library"
+            return (
+                f"how many threads of process {layout.pid} wait cannot be told: unknown C library"
             )
-        elif layout.own_gil_interpreter_count:
-            reason = (
-                f"process {process.pid} has {layout.own_gil_interpreter_count} sub-interpreters "
+        if layout.own_gil_interpreter_count:
+            return (
+                f"process {layout.pid} has {layout.own_gil_interpreter_count} sub-interpreters "
                 "with a GIL of their own: only the main interpreter's is sampled"
             )
-        return layout, Capability(self.name, Level.DEGRADED if reason else Level.WORKS, reason)
+        return None
 
     def held_ratios(self) -> dict[int, float]:
         """Return, by PID, the share of the last batch's looks that found the GIL held."""
@@ -82,15 +70,10 @@ class GilProbe(SamplerProbe[GilLayout, Batch]):
 
     def _open_link(self, layouts: list[GilLayout]) -> SamplerLink:
         self._last = None
-        self._governor = WakeGovernor(self.rate_hz, self._context.target.procfs, SCARCE_DIVISOR)
-        self._governed_hz = self.rate_hz
         return SamplerLink(
             self._context.keeper, layouts,
             rate_hz=self.rate_hz, look_hz=self._look_hz, is_realtime=self._is_realtime,
         )  # fmt: skip
-
-    def _command(self, layout: GilLayout) -> object:
-        return to_fields(layout)
 
     def _take_up(self, pid: int) -> None:
         self._coverage.setdefault(pid, Coverage(round(1e9 / self.rate_hz)))
@@ -101,19 +84,14 @@ class GilProbe(SamplerProbe[GilLayout, Batch]):
             record.achieved_hz = sum(rates) / len(rates)
             record.largest_gap_ns = max(one.largest_gap_ns for one in self._coverage.values())
         record.detail |= {
-            "missed_slot_count": self._missed_count,
             "dropped_sample_count": self._dropped_count,
             "processes": {str(pid): one.detail() for pid, one in self._coverage.items()},
         }
 
-    def _govern(self, link: ChildLink[Batch]) -> None:
-        """Look less often where the host has little CPU to spare; see `probes.governor`."""
-        rate_hz = self._governor.look(time.monotonic_ns()) if self._is_governed else self.rate_hz
-        if rate_hz != self._governed_hz:
-            self._governed_hz = rate_hz
-            link.tell(rate_hz)
-            for coverage in self._coverage.values():
-                coverage.period_ns = round(1e9 / rate_hz)
+    def _use_rate(self, rate_hz: float) -> None:
+        super()._use_rate(rate_hz)
+        for coverage in self._coverage.values():
+            coverage.period_ns = round(1e9 / rate_hz)
 
     def _unseen(self, pid: int) -> tuple[int | None, int]:
         coverage = self._coverage[pid]
@@ -123,9 +101,8 @@ class GilProbe(SamplerProbe[GilLayout, Batch]):
         last, self._last = self._last, batch
         dropped_count = batch.dropped_count - (last.dropped_count if last else 0)
         self._dropped_count += dropped_count
-        self._missed_count += batch.missed_count - (last.missed_count if last else 0)
-        self._cpu_ns += batch.cpu_ns - (last.cpu_ns if last else 0)
-        reason = _DROPPED if dropped_count else self._gap_reason
+        self._count(batch.cpu_ns, batch.missed_count)
+        reason = DROPPED if dropped_count else self._gap_reason
         for pid in np.unique(batch.samples["pid"]).tolist():
             rows = batch.samples[batch.samples["pid"] == pid]
             coverage = self._coverage[pid]

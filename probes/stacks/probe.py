@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
 
-from collectors.errors import CputaxError
 from collectors.manifest import ProbeRecord
 from collectors.stacks import StackTable
-from probes.base import Capability, Context, Level
-from probes.governor import WakeGovernor
+from probes.base import Context, Level
 from probes.sampler_link import CHILD_MAX_S, ChildLink
-from probes.sampler_probe import LATE, SamplerProbe
+from probes.sampler_probe import SamplerProbe
+from probes.sampling import LATE
 from probes.stacks import wire
 from probes.stacks.batches import LineDecoder, Look, Renumbering, StackBatch
 from probes.stacks.finder import find_stacks
 from probes.stacks.layout import StackLayout
 from probes.stacks.witness import Witness
-from probes.target import Process
 
 RATE_HZ: Final = 100
-SCARCE_DIVISOR: Final = 5.0  # of the rate while less than one CPU is idle
 _SILENCE_NS: Final = 1_000_000_000
 
 
@@ -32,30 +28,22 @@ class StackProbe(SamplerProbe[StackLayout, StackBatch]):
 
     name = "stacks"
     _noun = "stack sampler"
+    _scarce_divisor = 5.0
 
     def __init__(self, rate_hz: int = RATE_HZ, *, is_governed: bool = True) -> None:
         """``is_governed``: look less often where the host has little CPU to spare."""
-        super().__init__(rate_hz)
-        self._is_governed = is_governed
+        super().__init__(rate_hz, is_governed=is_governed)
         self._table = StackTable()
         self._sent_frame_count = self._sent_stack_count = 0
         self._renumbering = Renumbering(self._table)
-        self._governor: WakeGovernor
-        self._governed_hz = float(rate_hz)
-        self._last_cpu_ns = 0  # of the running sampler: its counts are cumulative
-        self._looks: dict[int, Look] = {}  # likewise
+        self._looks: dict[int, Look] = {}  # of the running sampler
         self._ended: dict[int, Look] = {}  # of samplers that ended before
         self._unread: dict[int, int] = {}
-        self._missed_count = 0
         self._largest_gap_ns = 0
         self._witness: Witness
 
-    def find(self, process: Process) -> tuple[StackLayout | None, Capability]:
-        """Say whether one process's stacks can be read, and find where they lie."""
-        try:
-            return find_stacks(process.pid), Capability(self.name, Level.WORKS)
-        except CputaxError as error:
-            return None, Capability(self.name, Level.UNAVAILABLE, error.message, error.remedy)
+    def _find(self, pid: int) -> StackLayout:
+        return find_stacks(pid)
 
     def start(self, context: Context) -> None:
         """Begin to sample, and let py-spy look at each process once; see `Witness`."""
@@ -69,41 +57,31 @@ class StackProbe(SamplerProbe[StackLayout, StackBatch]):
         return super().stop()
 
     def _open_link(self, layouts: list[StackLayout]) -> ChildLink[StackBatch]:
-        self._last_cpu_ns = 0
-        self._ended = {pid: self._look_of(pid) for pid in self._looks}
-        self._looks = {}
+        self._ended, self._looks = self._all_looks(), {}
         self._renumbering = Renumbering(self._table)
-        self._governor = WakeGovernor(self.rate_hz, self._context.target.procfs, SCARCE_DIVISOR)
-        self._governed_hz = self.rate_hz
         return ChildLink(
             self._context.keeper, "probes.stacks.sampler", [str(self.rate_hz), str(CHILD_MAX_S)],
-            map(list, layouts), LineDecoder().feed,
+            layouts, LineDecoder().feed,
         )  # fmt: skip
-
-    def _command(self, layout: StackLayout) -> object:
-        return list(layout)
 
     def _take_up(self, pid: int) -> None:
         self._witness.add(pid)
-
-    def _govern(self, link: ChildLink[StackBatch]) -> None:
-        rate_hz = self._governor.look(time.monotonic_ns()) if self._is_governed else self.rate_hz
-        if rate_hz != self._governed_hz:
-            self._governed_hz = rate_hz
-            link.tell(rate_hz)
 
     def _unseen(self, pid: int) -> tuple[int | None, int]:
         look = self._looks.get(pid) or self._ended.get(pid)
         return (look.last_ns if look else None), _SILENCE_NS
 
-    def _look_of(self, pid: int) -> Look:
-        """Add up what all samplers have seen of a process."""
-        both = [one for one in (self._ended.get(pid), self._looks.get(pid)) if one is not None]
-        return Look(sum(one.count for one in both), both[0].first_ns, both[-1].last_ns)
+    def _all_looks(self) -> dict[int, Look]:
+        """Add up what all samplers have seen of each process."""
+        looks = dict(self._ended)
+        for pid, look in self._looks.items():
+            ended = looks.get(pid, Look(0, look.first_ns, look.last_ns))
+            looks[pid] = Look(ended.count + look.count, ended.first_ns, look.last_ns)
+        return looks
 
     def _complete(self, record: ProbeRecord) -> None:
         verdict = self._witness.verdict(self._table)
-        looks = {pid: self._look_of(pid) for pid in {**self._ended, **self._looks}}
+        looks = self._all_looks()
         processes = {
             str(pid): {
                 "look_count": look.count,
@@ -116,7 +94,6 @@ class StackProbe(SamplerProbe[StackLayout, StackBatch]):
         record.achieved_hz = min(rates, default=None)
         record.largest_gap_ns = self._largest_gap_ns
         record.detail |= {
-            "missed_slot_count": self._missed_count,
             "processes": processes,
             "py_spy_check": asdict(verdict),
         }
@@ -132,9 +109,7 @@ class StackProbe(SamplerProbe[StackLayout, StackBatch]):
         self._renumbering.learn(batch)
         self._send_table()
         self._note_looks(batch)
-        self._missed_count = batch.missed_count
-        self._cpu_ns += batch.cpu_ns - self._last_cpu_ns
-        self._last_cpu_ns = batch.cpu_ns
+        self._count(batch.cpu_ns, batch.missed_count)
         self._unread |= batch.unread
         if batch.runs:
             pids, tids, starts, durations, stacks = map(list, zip(*batch.runs, strict=True))

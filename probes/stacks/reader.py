@@ -39,8 +39,8 @@ _CFRAME_BYTES: Final = 16
 _CFRAME_LIMIT: Final = 16
 _CHUNK_SLACK_BYTES: Final = 512  # what is read beyond the top of the data stack seen last
 _CHUNK_LIMIT_BYTES: Final = 1 << 20
-# Frames outside the newest chunk, found by one look and remembered from earlier ones. Together
-# with the first three pieces they stay below the 1024 of one system call.
+# Frames outside the newest chunk, found by one look and remembered from earlier ones. With the
+# pieces before them (thread state, _PyCFrames, chunk) they stay below the 1024 of one system call.
 _FOUND_LIMIT: Final = 900
 _KEPT_LIMIT: Final = 100
 # From this owner on a frame is the interpreter's own (FRAME_OWNED_BY_CSTACK in 3.12 and 3.13).
@@ -63,8 +63,8 @@ class _Thread:
         self.state = state
         self.inner_tid = inner_tid
         self.tid = tid
-        # Address -> place in the bytes: the evaluation loops' _PyCFrames on the C stack, the one
-        # seen last at the end, and the frames outside the chunk.
+        # Address -> place in the bytes: the evaluation loops' _PyCFrames on the C stack, the newest
+        # at the end, and the frames outside the chunk.
         self.cframes: dict[int, int] = {}
         self.heap: dict[int, int] = {}
         self.chunk = 0
@@ -314,7 +314,11 @@ class StackReader:
             (state,) = self._unpack_next(raw)
 
     def _pointer(self, address: int) -> int:
-        """Read a pointer; 0 when the memory is gone with the process."""
+        """Read a pointer.
+
+        Raises:
+            TargetGone: there is no such memory any more.
+        """
         try:
             return int.from_bytes(os.pread(self._memory, 8, address), "little")
         except OSError as error:

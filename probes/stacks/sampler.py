@@ -1,32 +1,36 @@
 """The sampling child: looks at the Python stacks of all processes of a server in one loop.
 
 Run as ``python -m probes.stacks.sampler``; `probes.stacks.probe` does. Descriptor 1 is a connected
-stream socket: commands come in, one JSON value a line (a list: take up the process with these
-`StackLayout` fields; a number: the rate), and batches (`probes.stacks.wire`) go out. It ends when
-the other end closes, its parent dies, all processes have exited, or its time is up.
+stream socket: commands come in (`probes.sampling.ChildSampler`; a process is its `StackLayout`),
+and batches (`probes.stacks.wire`) go out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 import time
 from typing import Any, Final
 
-from probes.sampling import Output, Slots, TargetGone, become_child
+from probes.sampling import (
+    CHANNEL,
+    DROPPED,
+    LATE,
+    ChildSampler,
+    TargetGone,
+    become_child,
+    run_for,
+)
 from probes.stacks import wire
-from probes.stacks.layout import StackLayout, from_fields
-from probes.stacks.reader import NOT_READ, UNKNOWN_TID, StackReader
-from probes.stacks.table import ROOT, Interned
+from probes.stacks.layout import from_fields
+from probes.stacks.reader import UNKNOWN_TID, StackReader
+from probes.stacks.table import Interned
 
-CHANNEL: Final = 1
 # Silence longer than this, and than ten periods, is a gap and no longer a long look.
 GAP_MIN_NS: Final = 100_000_000
 GAP_MIN_PERIODS: Final = 10
-LATE: Final = "the sampler got no CPU"
-DROPPED: Final = "samples were dropped: nobody read them in time"
+
+Run = tuple[int, int, int, int, int]  # PID, thread id, start ns, duration ns, stack
 
 
 class _Watched:
@@ -41,45 +45,37 @@ class _Watched:
         self.last_ns = 0
         self.largest_gap_ns = 0
 
-    def close_runs(self, end_ns: int, runs: list[tuple[int, int, int, int, int]]) -> None:
-        """Add what every thread showed until now, and go on from here."""
-        for tid, (stack, start_ns) in self.open.items():
-            if stack >= 0 and start_ns < end_ns:
-                runs.append((self.pid, tid, start_ns, end_ns - start_ns, stack))
-            self.open[tid] = (stack, end_ns)
+    def close_run(self, tid: int, was: tuple[int, int], end_ns: int, runs: list[Run]) -> None:
+        """Add what a thread showed; a thread outside Python, or not read, showed nothing."""
+        stack, start_ns = was
+        if stack >= 0 and start_ns < end_ns:
+            runs.append((self.pid, tid, start_ns, end_ns - start_ns, stack))
+
+    def close_runs(self, runs: list[Run]) -> None:
+        """Add what every thread showed until the last look, and go on from there."""
+        for tid, was in self.open.items():
+            self.close_run(tid, was, self.last_ns, runs)
+            self.open[tid] = (was[0], self.last_ns)
 
 
-class Sampler:
-    """The loop and its state."""
+class Sampler(ChildSampler):
+    """Looks at stacks."""
 
     def __init__(self, channel: int, rate_hz: float) -> None:
-        self._channel = channel
-        self._output = Output(channel)
-        self._slots = Slots(rate_hz)
+        super().__init__(channel, rate_hz, wire.BATCH_NS)
         self._interned = Interned()
         self._watched: list[_Watched] = []
-        self._command_text = b""
-        self._runs: list[tuple[int, int, int, int, int]] = []
+        self._runs: list[Run] = []
         self._gaps: list[tuple[int, int, int, str]] = []
         self._events: list[tuple[int, str, int]] = []
 
-    def run(self, end_ns: int, parent_pid: int) -> None:
-        """Sample until there is nothing left to do."""
-        if not self._take_commands():
-            return
-        batch_end_ns = self._slots.begin() + wire.BATCH_NS
-        while self._watched:
-            self._slots.sleep()
-            now_ns = self._look()
-            if now_ns >= batch_end_ns:
-                batch_end_ns = now_ns + wire.BATCH_NS
-                self._flush()
-                if now_ns >= end_ns or os.getppid() != parent_pid or not self._take_commands():
-                    return
-        self._flush()
+    @property
+    def has_work(self) -> bool:
+        """Whether a process is left to look at."""
+        return bool(self._watched)
 
-    def _look(self) -> int:
-        """Look at every process once; return when."""
+    def look(self, wake_ns: int) -> int:
+        """Look at every process once; return when. How late that is shows in the gaps."""
         now_ns = time.monotonic_ns()
         for one in list(self._watched):
             now_ns = time.monotonic_ns()
@@ -97,8 +93,8 @@ class Sampler:
             one.first_ns = one.last_ns = now_ns
         silence_ns = now_ns - one.last_ns
         one.largest_gap_ns = max(one.largest_gap_ns, silence_ns)
-        if silence_ns > max(GAP_MIN_NS, GAP_MIN_PERIODS * self._slots.period_ns):
-            one.close_runs(one.last_ns, self._runs)
+        if silence_ns > max(GAP_MIN_NS, GAP_MIN_PERIODS * self.slots.period_ns):
+            one.close_runs(self._runs)
             self._gaps.append((one.pid, one.last_ns, now_ns, LATE))
             one.open.clear()
         one.look_count += 1
@@ -114,27 +110,23 @@ class Sampler:
             elif was[0] == stack:
                 after[tid] = was
             else:
-                self._close_run(one.pid, tid, was, now_ns)
+                one.close_run(tid, was, now_ns, self._runs)
                 after[tid] = (stack, now_ns)
         for tid, was in before.items():  # these threads have ended
-            self._close_run(one.pid, tid, was, now_ns)
+            one.close_run(tid, was, now_ns, self._runs)
         one.open = after
 
-    def _close_run(self, pid: int, tid: int, was: tuple[int, int], now_ns: int) -> None:
-        stack, start_ns = was
-        if stack not in (ROOT, NOT_READ):
-            self._runs.append((pid, tid, start_ns, now_ns - start_ns, stack))
-
     def _let_go(self, one: _Watched, error: Exception) -> None:
-        one.close_runs(one.last_ns, self._runs)
+        one.close_runs(self._runs)
         one.reader.close()
         self._watched.remove(one)
         refusal = error.errno or 0 if isinstance(error, OSError) else 0
         self._events.append((one.pid, wire.REFUSED if refusal else wire.EXITED, refusal))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was seen since the last batch."""
         for one in self._watched:
-            one.close_runs(one.last_ns, self._runs)
+            one.close_runs(self._runs)
         batch: dict[str, Any] = {
             "seen": [
                 (one.pid, one.look_count, one.first_ns, one.last_ns, one.largest_gap_ns)
@@ -146,11 +138,11 @@ class Sampler:
             "gaps": self._gaps,
             "events": self._events,
             "unread": [(one.pid, one.reader.unread_count) for one in self._watched],
-            "missed": self._slots.missed_count,
+            "missed": self.slots.missed_count,
             "cpu_ns": time.process_time_ns(),
         }
         line = json.dumps(batch, separators=(",", ":")).encode() + b"\n"
-        if self._output.write(line, len(self._runs)):
+        if self.output.write(line, len(self._runs)):
             self._gaps.clear()
             self._events.clear()
             self._interned.new_frames.clear()
@@ -162,28 +154,9 @@ class Sampler:
             self._gaps += [(pid, start_ns, end_ns, DROPPED) for pid in {r[0] for r in self._runs}]
         self._runs.clear()
 
-    def _take_commands(self) -> bool:
-        """Take up the processes and the rate sent since last time; False once the end is closed.
-
-        The first call waits for the first command.
-        """
-        while True:
-            try:
-                chunk = os.read(self._channel, 65536)
-            except BlockingIOError:
-                return True
-            if not chunk:
-                return False
-            *lines, self._command_text = (self._command_text + chunk).split(b"\n")
-            for line in lines:
-                command = json.loads(line)
-                if isinstance(command, list):
-                    self._take_up(from_fields(command))
-                else:
-                    self._slots.set_rate(command)
-            os.set_blocking(self._channel, False)
-
-    def _take_up(self, layout: StackLayout) -> None:
+    def take_up(self, fields: list[Any]) -> None:
+        """Begin to look at the process with these fields of a `StackLayout`."""
+        layout = from_fields(fields)
         try:
             self._watched.append(_Watched(StackReader(layout, self._interned)))
         except TargetGone:
@@ -198,9 +171,7 @@ def main(arguments: list[str]) -> None:
     """Run with ``RATE_HZ DURATION_S``."""
     rate_hz, duration_s = map(float, arguments)
     become_child("cputax-stacks", rate_hz)
-    sampler = Sampler(CHANNEL, rate_hz)
-    with contextlib.suppress(ConnectionError, KeyboardInterrupt):
-        sampler.run(time.monotonic_ns() + int(duration_s * 1e9), os.getppid())
+    run_for(Sampler(CHANNEL, rate_hz), duration_s)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pytest
 
 from probes.gil import wire
 from probes.gil.decode import Batch, Decoder
-from probes.gil.layout import GilLayout, to_fields
+from probes.gil.layout import GilLayout
 from probes.gil.runtime import find_gil
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ class Sampler:
         self._decoder = Decoder()
 
     def tell(self, layout: GilLayout) -> None:
-        self.channel.sendall(json.dumps(to_fields(layout)).encode() + b"\n")
+        self.channel.sendall(json.dumps(layout).encode() + b"\n")
 
     def batches(self) -> Iterator[Batch]:
         """Until it ends."""
@@ -71,7 +71,7 @@ def sampler(
     ours.settimeout(DEADLINE_S)
     with ours:
         for layout in layouts:
-            ours.sendall(json.dumps(to_fields(layout)).encode() + b"\n")
+            ours.sendall(json.dumps(layout).encode() + b"\n")
         command = [sys.executable, "-S", "-P", "-m", "probes.gil.sampler"]
         with theirs:
             process = subprocess.Popen(
@@ -203,7 +203,7 @@ def test_it_dies_with_its_parent(targets: list[subprocess.Popen[bytes]]) -> None
     """The middle process dies by SIGKILL while we keep the stream open."""
     ours, theirs = socket.socketpair()
     ours.settimeout(DEADLINE_S)
-    ours.sendall(json.dumps(to_fields(find_gil(targets[0].pid))).encode() + b"\n")
+    ours.sendall(json.dumps(find_gil(targets[0].pid)).encode() + b"\n")
     middle = (
         "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-P', '-m', "
         "'probes.gil.sampler', '1000', '200', '60', 'normal'], stdout=int(sys.argv[1])); p.wait()"

@@ -16,7 +16,7 @@ from probes.gil import wire
 from probes.gil.columns import gil_columns
 from probes.gil.coverage import Coverage
 from probes.gil.decode import Batch, Decoder, Event, StreamBroken
-from probes.gil.sampler import Output
+from probes.sampling import Output
 
 MS = 1_000_000
 
