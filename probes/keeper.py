@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from collectors.errors import CputaxError
 
-BEAT_S: Final = 0.5
+BEAT_S: Final = 1.0  # well within the keeper's `SILENCE_S`
 SPAWN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 10.0
 
@@ -67,7 +67,7 @@ class Keeper:
         self._children: dict[int, Child] = {}
         self._next_key = 0
         self._closing = threading.Event()
-        self.is_gone = False
+        self._is_gone = False
         with theirs:
             # Its own session: Ctrl-C in the terminal is ours to handle, not its.
             self._process = subprocess.Popen(
@@ -84,6 +84,11 @@ class Keeper:
     def pid(self) -> int:
         """The keeper's process."""
         return self._process.pid
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the keeper has died; asked of the kernel, since our thread may not know yet."""
+        return self._is_gone or self._process.poll() is not None
 
     def spawn(
         self, argv: Sequence[str], *, stdout: int, stderr: int, max_seconds: float,
@@ -158,7 +163,7 @@ class Keeper:
             if not message:
                 break
             self._note(json.loads(message))
-        self.is_gone = True
+        self._is_gone = True
         with self._lock:
             children = list(self._children.values())
         for child in children:

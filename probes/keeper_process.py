@@ -26,7 +26,8 @@ SILENCE_S = 3.0
 # saturated host that takes seconds; once the session is gone, a recorder may not stay.
 GRACE_S = 5.0
 ORPHAN_GRACE_S = 1.0
-TICK_S = 0.25
+TICK_S = 1.0
+ENDING_TICK_S = 0.25  # while a child was told to stop
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MESSAGE_BYTES = 1 << 16
 
@@ -75,7 +76,7 @@ class KeeperProcess:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         selector.register(wake, selectors.EVENT_READ)
         while self._children or not self._is_orphan:
-            for key, _ in selector.select(TICK_S):
+            for key, _ in selector.select(self._tick_s):
                 if key.fileobj is self._session:
                     self._hear()
                     if self._is_orphan:
@@ -89,6 +90,11 @@ class KeeperProcess:
                     child.stop(now_s, ORPHAN_GRACE_S)
             for child in self._children.values():
                 child.enforce(now_s)
+
+    @property
+    def _tick_s(self) -> float:
+        is_ending = any(child.kill_s is not None for child in self._children.values())
+        return ENDING_TICK_S if is_ending else TICK_S
 
     def _hear(self) -> None:
         try:

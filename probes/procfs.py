@@ -24,7 +24,6 @@ class Stat:
     state: str
     parent_pid: int
     start_ticks: int
-    cpu_ns: int  # user + system, at clock-tick resolution
     last_cpu: int
 
 
@@ -32,8 +31,6 @@ class Stat:
 class Status:
     """The fields of /proc/PID/status that we use."""
 
-    uid: int
-    tracer_pid: int
     inner_pids: tuple[int, ...]  # NSpid: outermost namespace first
 
 
@@ -67,7 +64,6 @@ class Procfs:
             state=fields[0].decode(),
             parent_pid=int(fields[1]),
             start_ticks=int(fields[19]),
-            cpu_ns=(int(fields[11]) + int(fields[12])) * NS_PER_TICK,
             last_cpu=int(fields[36]),
         )
 
@@ -76,11 +72,7 @@ class Procfs:
         raw = self._read(pid, "status") if tid is None else self._read(pid, "task", tid, "status")
         rows = dict(line.split(b":", 1) for line in raw.splitlines() if b":" in line)
         inner = rows.get(b"NSpid", str(tid or pid).encode())
-        return Status(
-            uid=int(rows[b"Uid"].split()[0]),
-            tracer_pid=int(rows[b"TracerPid"]),
-            inner_pids=tuple(map(int, inner.split())),
-        )
+        return Status(inner_pids=tuple(map(int, inner.split())))
 
     def switches(self, pid: int, tid: int) -> tuple[int, int]:
         """Return a thread's (voluntary, involuntary) context switches since it began.
@@ -119,9 +111,8 @@ class Procfs:
             return []
         found: list[int] = []
         for tid in tids:
-            path = self.root / str(pid) / "task" / str(tid) / "children"
             try:
-                found += map(int, path.read_bytes().split())
+                found += map(int, self._read(pid, "task", tid, "children").split())
             except OSError:
                 if not _has_children_files(self.root):
                     return self._scan_for_children(pid)

@@ -18,7 +18,7 @@ from probes.keeper import Keeper, devnull
 
 # Far above any recording; the end of the channel ends it long before.
 CHILD_MAX_S: Final = 24 * 3600.0
-_POLL_S: Final = 0.25
+_POLL_S: Final = 1.0  # a batch comes more often than that
 _CHUNK_BYTES: Final = 1 << 20
 _STOP_TIMEOUT_S: Final = 2.0
 _ROOT: Final = Path(__file__).resolve().parents[1]

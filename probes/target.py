@@ -103,15 +103,24 @@ class Target:
         """Look for processes that appeared in the tree; return them, already in ``processes``."""
         fresh: list[int] = []
         for pid in _descendants(self.procfs, self.root_pid):
-            known = self.processes.get(pid)
+            if self._is_known(pid):
+                continue
             process = _describe(self.procfs, pid)
-            if process is None or (known and known.start_ticks == process.start_ticks):
+            if process is None:
                 continue
             self.processes[pid] = process
             fresh.append(pid)
         if fresh:
             self.processes = _settle_roles(self.processes)
         return [self.processes[pid] for pid in fresh]
+
+    def _is_known(self, pid: int) -> bool:
+        """Whether this life of the PID is in ``processes``, or over."""
+        known = self.processes.get(pid)
+        try:
+            return known is not None and known.start_ticks == self.procfs.stat(pid).start_ticks
+        except ProcessLookupError:
+            return True
 
 
 def find_target(pid: int, procfs: Procfs | None = None) -> Target:

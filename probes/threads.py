@@ -8,7 +8,6 @@ and costs about a microsecond to read through a kept descriptor. The dearer file
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from collectors.manifest import ProbeRecord
 from probes.base import Capability, Context, Level
+from probes.descriptors import allow_many_descriptors
 from probes.governor import WakeGovernor
 from probes.pacer import Pacer
 from probes.procfs import Procfs
@@ -23,12 +23,13 @@ from probes.target import Process, Target
 
 RATE_HZ: Final = 20.0
 SCARCE_DIVISOR: Final = 4  # of the rate while less than one CPU is idle
-# In ticks of the full rate; a slow tick counts as several, so all are multiples of the divisor.
-RESCAN_TICKS: Final = 8  # look for new threads, and at the dormant ones, every 0.4 s
-DORMANT_TICKS: Final = 40  # a thread that did not run for two seconds: most of a server's never do
-DETAIL_TICKS: Final = 20  # once a second: stat and status cost twenty times schedstat
-FLUSH_TICKS: Final = 4  # with the recorder's own half second: a kill costs less than one
+# In ticks of the full rate; a slow tick counts as several, so these are multiples of the divisor.
+FLUSH_TICKS: Final = 8  # 0.4 s: with the recorder's own half second a kill costs less than one
 GOVERN_TICKS: Final = 20
+DORMANT_TICKS: Final = 40  # a thread that did not run for two seconds: most of a server's never do
+# In ticks of whatever length.
+RESCAN_TICKS: Final = 8  # look for new threads, and at the dormant ones
+DETAIL_TICKS: Final = 20  # stat and status cost twenty times schedstat
 COLUMNS: Final = (
     "time_ns", "track", "run_ns", "wait_ns", "timeslice_count",
     "voluntary_count", "involuntary_count", "cpu",
@@ -75,7 +76,7 @@ class ThreadProbe:
 
     def start(self, context: Context) -> None:
         """Begin with all processes known now."""
-        _allow_many_files()
+        allow_many_descriptors()
         self._context, self._procfs = context, context.target.procfs
         self._processes = list(context.target.processes.values())
         self._governor = WakeGovernor(self._pacer.rate_hz, self._procfs, SCARCE_DIVISOR)
@@ -109,12 +110,13 @@ class ThreadProbe:
         return totals
 
     def _tick(self, now_ns: int) -> None:
-        if self._ticks % RESCAN_TICKS == 0:
+        is_rescan = self._ticks % (RESCAN_TICKS * self._stride) == 0
+        if is_rescan:
             self._rescan()
         self._look(
             now_ns,
-            with_detail=self._ticks % DETAIL_TICKS == 0,
-            with_dormant=self._ticks % RESCAN_TICKS == 0,
+            with_detail=self._ticks % (DETAIL_TICKS * self._stride) == 0,
+            with_dormant=is_rescan,
         )
         if self._ticks % GOVERN_TICKS == 0:
             self._stride = round(self._pacer.rate_hz / self._governor.look(now_ns))
@@ -196,10 +198,3 @@ class ThreadProbe:
                 "thread_counters", {name: list(c) for name, c in zip(COLUMNS, columns, strict=True)}
             )
             self._rows = []
-
-
-def _allow_many_files() -> None:
-    """One descriptor per thread: raise the soft limit to the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

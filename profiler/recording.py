@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import time
-from collections.abc import Iterator
-from types import FrameType
-
 from rich.console import Console
 from rich.live import Live
 
 from collectors.errors import CputaxError
 from profiler.render.live import LiveView
 from profiler.session import Session, StopReason
-
-REFRESH_S = 0.5
+from profiler.signals import setting_on_signals
 
 
 def record(session: Session, duration_s: float | None, out: Console | None) -> CputaxError | None:
@@ -29,7 +22,7 @@ def record(session: Session, duration_s: float | None, out: Console | None) -> C
     Raises:
         CputaxError: nothing could be recorded.
     """
-    with _stopping_on_signals(session):
+    with setting_on_signals(session.stop_requested):
         session.start()
         reason = StopReason.USER
         try:
@@ -50,28 +43,5 @@ def _run(session: Session, duration_s: float | None, out: Console | None) -> Sto
     if not out.is_terminal:
         out.print(view.opening())
         return session.run(duration_s, lambda: None)
-    next_s = 0.0
     with Live(console=out, auto_refresh=False, transient=True) as live:
-
-        def refresh() -> None:
-            nonlocal next_s
-            now_s = time.monotonic()
-            if now_s >= next_s:
-                next_s = now_s + REFRESH_S
-                live.update(view.render(), refresh=True)
-
-        return session.run(duration_s, refresh)
-
-
-@contextlib.contextmanager
-def _stopping_on_signals(session: Session) -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        session.stop_requested.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return session.run(duration_s, lambda: live.update(view.render(), refresh=True))

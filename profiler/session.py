@@ -25,8 +25,8 @@ from probes.server_metrics import ServerMetricsProbe, server_version
 from probes.target import Process, Target
 from profiler import __version__
 
-FOLLOW_S = 1.0
-POLL_S = 0.5
+FOLLOW_S = 2.0  # a new process of a server takes longer to start
+POLL_S = 1.0
 
 
 class StopReason(StrEnum):
@@ -110,8 +110,7 @@ class Session:
     def run(self, duration_s: float | None, on_tick: Callable[[], None]) -> StopReason:
         """Record until the time is over, the user stops, the target exits or the disk refuses.
 
-        ``duration_s`` None means no end; ``on_tick`` is called a few times a second, for a live
-        view.
+        ``duration_s`` None means no end; ``on_tick`` is called once a second, for a live view.
         """
         deadline_ns = None if duration_s is None else self.started_ns + int(duration_s * 1e9)
         next_follow_ns = self.started_ns
@@ -123,10 +122,10 @@ class Session:
                 return StopReason.DURATION if self._root_lives() else StopReason.TARGET_EXITED
             if self._recorder.failure is not None:
                 return StopReason.OUTPUT
+            if not self._root_lives():
+                return StopReason.TARGET_EXITED
             if now_ns >= next_follow_ns:
                 next_follow_ns = now_ns + int(FOLLOW_S * 1e9)
-                if not self._root_lives():
-                    return StopReason.TARGET_EXITED
                 self._follow()
             on_tick()
             left_s = POLL_S if deadline_ns is None else min(POLL_S, (deadline_ns - now_ns) / 1e9)

@@ -28,7 +28,7 @@ class StackProbe(SamplerProbe[StackLayout, StackBatch]):
 
     name = "stacks"
     _noun = "stack sampler"
-    _scarce_divisor = 5.0
+    _scarce_divisor = 8.0
 
     def __init__(self, rate_hz: int = RATE_HZ, *, is_governed: bool = True) -> None:
         """``is_governed``: look less often where the host has little CPU to spare."""

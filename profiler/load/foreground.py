@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from profiler.load.site import Site
 from profiler.load.summary import summarize
 from profiler.load.tables import describe
 from profiler.render.console import console
+from profiler.signals import setting_on_signals
 
 
 class NothingAnswered(CputaxError):
@@ -51,7 +51,7 @@ class Foreground:
         self._stopping = threading.Event()
 
     def __enter__(self) -> Foreground:
-        self._stack.enter_context(_setting_on_signals(self._stopping))
+        self._stack.enter_context(setting_on_signals(self._stopping))
         if self._output is None:
             scratch = tempfile.TemporaryDirectory(prefix="cputax-load-")
             self.directory = Path(self._stack.enter_context(scratch)) / "results"
@@ -127,17 +127,3 @@ def _progress_text(progress: Progress) -> str:
         f"{progress.over_count:,} over, {in_flight_count:,} in flight, "
         f"{progress.failed_count:,} failed; Ctrl-C ends the run and keeps it"
     )
-
-
-@contextmanager
-def _setting_on_signals(event: threading.Event) -> Iterator[None]:
-    def stop(_number: int, _frame: object) -> None:
-        event.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,9 +7,12 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -109,7 +112,7 @@ def attached(variant: str, pids: list[int], seconds: float, place: Path) -> Iter
     """
     bound_s = round(WARM_UP_S + seconds + DRAIN_S)
     if variant == CPUTAX:
-        arguments = ["attach", pids[0], "-d", f"{bound_s}s", "-o", place, "-q"]
+        arguments = ["attach", pids[0], "-d", f"{bound_s}s", "-o", place]
         commands = [[sys.executable, "-m", "profiler", *map(str, arguments)]]
     elif variant == PYSPY:
         shape = ["-f", "raw", "-r", str(RATE_HZ), "-d", str(bound_s), "--nonblocking"]
@@ -120,27 +123,48 @@ def attached(variant: str, pids: list[int], seconds: float, place: Path) -> Iter
         ]
     else:
         commands = []
-    children = [_spawn(command) for command in commands]
-    try:
-        if variant == CPUTAX:
-            _await_file(place / "manifest.json")
-        yield [child.pid for child in children]
-    finally:
-        for child in children:
-            child.send_signal(signal.SIGINT)
-        for child in children:
-            _await_end(child)
+    with _terminal() as output:
+        children = [_spawn(command, output) for command in commands]
+        try:
+            if variant == CPUTAX:
+                _await_file(place / "manifest.json")
+            yield [child.pid for child in children]
+        finally:
+            for child in children:
+                child.send_signal(signal.SIGINT)
+            for child in children:
+                _await_end(child)
 
 
-def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], output: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT),
     )
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[int]:
+    """Give a terminal that nobody looks at: a tool's live view is a part of what it costs."""
+    ours, theirs = pty.openpty()
+
+    def read_on() -> None:
+        with contextlib.suppress(OSError):  # EIO: the other end was closed
+            while os.read(ours, 1 << 16):
+                pass
+
+    reader = threading.Thread(target=read_on, daemon=True)
+    reader.start()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
 
 
 def _await_file(path: Path) -> None:
