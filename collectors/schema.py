@@ -92,19 +92,26 @@ SERVER_BOUNDARIES: Final = (
     "last_token_ns",
     "done_ns",
 )
+# Words of REQUESTS: sources, statuses, and a scenario's name.
+CLIENT: Final = "client"  # the load client
+OTLP: Final = "otlp"  # the server's own trace
+OK: Final = "ok"
+INTERRUPTED: Final = "interrupted"  # by the user, who ended the load: neither well nor a failure
+WARM_UP: Final = "warm-up"  # the load client's name for requests that do not count
 # One request as one source saw it: the load client, or the server's own trace.
 REQUESTS = _schema(
     ("time_ns", I64, False),
     ("request", TEXT, False),  # the same text in all sources: the client's X-Request-Id
-    ("source", TEXT, False),  # client, otlp
+    ("source", TEXT, False),  # CLIENT, OTLP
     ("scenario", TEXT, True),
-    ("status", TEXT, False),  # ok, or the kind of failure
+    ("status", TEXT, False),  # OK, INTERRUPTED, or the kind of failure
     ("prompt_tokens", I32, True),
     ("output_tokens", I32, True),
     ("request_bytes", I64, True),
     ("response_bytes", I64, True),
     *((name, I64, True) for name in CLIENT_BOUNDARIES),
     *((name, I64, True) for name in SERVER_BOUNDARIES if name not in CLIENT_BOUNDARIES),
+    ("decode_duration_ns", I64, True),  # first to last token by the engine's clock; lengths only
     ("token_ns", pa.list_(I64), True),  # when each event with text arrived
 )
 GAPS = _schema(

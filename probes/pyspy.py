@@ -14,14 +14,13 @@ nothing for seconds.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from collectors.manifest import ProbeRecord
 from collectors.segments import segment_name
@@ -29,6 +28,7 @@ from probes.base import Capability, Context, Level
 from probes.governor import FIRST_WINDOW_NS, TYPICAL_SAMPLE_NS, Governor
 from probes.keeper import Child, KeeperGone
 from probes.pacer import Pacer
+from probes.pyspy_accounts import Account, sum_up
 from probes.target import Process, Target
 
 RATE_HZ: Final = 100
@@ -42,8 +42,6 @@ STALL_TICKS: Final = 10
 STOP_TIMEOUT_S: Final = 5.0
 MAX_RESTARTS: Final = 5
 TYPICAL_TICKS: Final = 100  # a recorder's start costs as much as many of its ticks
-
-_SUMMARY = re.compile(r"Samples: (\d+) Errors: (\d+)")
 
 
 @dataclass(slots=True)
@@ -61,19 +59,6 @@ class _Recording:
     until_s: float | None = None  # when a successor is there: stop it then
 
 
-@dataclass(slots=True)
-class _Account:
-    """What became of all recorders of one process."""
-
-    sample_count: int = 0
-    error_count: int = 0
-    restart_count: int = 0
-    cpu_seconds: float = 0.0
-    largest_gap_ns: int = 0
-    rates_hz: set[int] = field(default_factory=set)
-    unseen_ns: int | None = None  # since when no recorder has run, though one should
-
-
 class PySpyProbe:
     """Keeps one py-spy recorder running on each Python process of the tree."""
 
@@ -86,7 +71,7 @@ class PySpyProbe:
         self._pacer = Pacer(self.name, TICK_HZ, self._tick, self._miss)
         self._current: dict[int, _Recording] = {}
         self._leaving: list[_Recording] = []
-        self._accounts: dict[int, _Account] = {}
+        self._accounts: dict[int, Account] = {}
         self._context: Context
         self._is_over = False
         self._run_ns = 0  # CPU time of all recorders, and the ticks they should have made in it
@@ -121,14 +106,14 @@ class PySpyProbe:
         self._look_first()
         (context.recorder.directory / "raw" / "pyspy").mkdir(exist_ok=True)
         for process in context.target.python_processes:
-            self._accounts[process.pid] = _Account()
+            self._accounts[process.pid] = self._open(process)
             self._current[process.pid] = self._spawn(process)
         self._pacer.start()
 
     def add(self, process: Process) -> None:
         """Start a recorder on a process that appeared; the next tick does it."""
         if process.is_python and process.pid not in self._accounts:
-            self._accounts[process.pid] = _Account()
+            self._accounts[process.pid] = self._open(process)
 
     def stop(self) -> ProbeRecord:
         """Stop all recorders and wait for their files."""
@@ -142,9 +127,14 @@ class PySpyProbe:
         for recording in recordings:
             recording.child.exited.wait(max(0.0, deadline_s - time.monotonic()))
             self._settle(recording, is_expected=recording not in ended)
-        for pid in self._accounts:
-            self._note_unseen(pid, time.monotonic_ns(), "no recorder could be started again")
-        return self._record()
+        for account in self._accounts.values():
+            account.end_unseen(time.monotonic_ns(), "no recorder could be started again")
+        record = Capability(self.name, Level.WORKS).record(float(self.rate_hz))
+        sum_up(self._accounts, record, is_keeper_gone=self._context.keeper.is_gone)
+        return record
+
+    def _open(self, process: Process) -> Account:
+        return Account(self.name, self._context.recorder, self._context.tracks[process.pid])
 
     def _spawn(self, process: Process) -> _Recording:
         directory = self._context.recorder.directory / "raw" / "pyspy"
@@ -207,7 +197,7 @@ class PySpyProbe:
             account = self._accounts[pid]
             if account.restart_count <= MAX_RESTARTS and self._context.target.is_alive(process):
                 self._current[pid] = self._spawn(process)
-                self._note_unseen(pid, now_ns, "the recorder had ended and was started again")
+                account.end_unseen(now_ns, "the recorder had ended and was started again")
             return
         if not recording.child.is_alive:
             del self._current[pid]
@@ -219,14 +209,6 @@ class PySpyProbe:
             self._current[pid] = self._spawn(process)
             recording.until_s = now_ns / 1e9 + OVERLAP_S
             self._leaving.append(recording)
-
-    def _note_unseen(self, pid: int, until_ns: int, reason: str) -> None:
-        account = self._accounts[pid]
-        start_ns, account.unseen_ns = account.unseen_ns, None
-        if start_ns is not None and start_ns < until_ns:
-            account.largest_gap_ns = max(account.largest_gap_ns, until_ns - start_ns)
-            track = self._context.tracks[pid]
-            self._context.recorder.gap(self.name, start_ns, until_ns, reason, track=track)
 
     def _miss(self, error: OSError) -> None:
         reason = f"the system refused: {os.strerror(error.errno or 0)}"
@@ -250,13 +232,8 @@ class PySpyProbe:
         stalled_ns = now_ns - recording.progress_ns
         if timeslices != recording.timeslices:
             if stalled_ns > max(STALL_S, STALL_TICKS / recording.rate_hz) * 1e9:
-                pid = recording.process.pid
-                account = self._accounts[pid]
-                account.largest_gap_ns = max(account.largest_gap_ns, stalled_ns)
-                self._context.recorder.gap(
-                    self.name, recording.progress_ns, now_ns, "the recorder got no CPU",
-                    track=self._context.tracks[pid],
-                )  # fmt: skip
+                account = self._accounts[recording.process.pid]
+                account.gap(recording.progress_ns, now_ns, "the recorder got no CPU")
             recording.timeslices, recording.progress_ns = timeslices, now_ns
 
     def _settle(self, recording: _Recording, *, is_expected: bool) -> None:
@@ -264,10 +241,7 @@ class PySpyProbe:
         account = self._accounts[recording.process.pid]
         account.cpu_seconds += recording.child.cpu_seconds
         output = recording.log.read_text("utf-8", "replace")
-        summary = _SUMMARY.search(output)
-        if summary:
-            account.sample_count += int(summary[1])
-            account.error_count += int(summary[2])
+        account.add_output(output)
         if not self._context.target.is_alive(recording.process):
             return
         # Without a keeper nobody knows when it ended: after it was last seen to run.
@@ -278,33 +252,10 @@ class PySpyProbe:
             return
         account.restart_count += not is_expected
         said = next((line for line in output.splitlines() if line.strip()), "nothing")
-        self._context.recorder.gap(
-            self.name, recording.child.spawn_ns, end_ns,
+        account.gap(
+            recording.child.spawn_ns, end_ns,
             f"py-spy ended with {recording.child.exit_code} and no file; it said: {said[:200]}",
-            track=self._context.tracks[recording.process.pid],
         )  # fmt: skip
-
-    def _record(self) -> ProbeRecord:
-        record = Capability(self.name, Level.WORKS).record(float(self.rate_hz))
-        accounts = self._accounts.values()
-        record.cpu_seconds = sum(account.cpu_seconds for account in accounts)
-        record.largest_gap_ns = max((account.largest_gap_ns for account in accounts), default=0)
-        detail: dict[str, Any] = {
-            str(pid): {
-                "sample_count": account.sample_count,
-                "error_count": account.error_count,
-                "restart_count": account.restart_count,
-                "rates_hz": sorted(account.rates_hz),
-            }
-            for pid, account in self._accounts.items()
-        }
-        record.detail["processes"] = detail
-        failed = [pid for pid, account in self._accounts.items() if account.restart_count]
-        if failed or self._context.keeper.is_gone:
-            record.level = Level.DEGRADED.value
-            record.reason = f"recorders ended early on {', '.join(map(str, failed)) or 'all'}"
-            record.remedy = "see the gaps; was py-spy killed, or the disk full?"
-        return record
 
 
 def find_pyspy() -> Path | None:

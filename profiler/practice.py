@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,19 +20,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from rich.console import Console
+
+from collectors.capture import Capture, open_capture
 from collectors.errors import CputaxError
 from probes.server_metrics import fetch
+from probes.target import find_target
 from profiler.load.endpoint import Endpoint
 from profiler.load.runner import run_scenario
 from profiler.load.scenario import Scenario
 from profiler.load.site import Site
 from profiler.oracle.model_card import MODEL_NAME
+from profiler.probe_set import Rates, make_probes
+from profiler.recording import record
+from profiler.session import Session
 
 MAX_SECONDS: Final = 300.0
 READY_TIMEOUT_S: Final = 60.0
 END_TIMEOUT_S: Final = 10.0
 TRUTH_TIMEOUT_S: Final = 30.0
 LOOK_S: Final = 0.1
+SPARE_S: Final = 30.0  # how much longer the load could last: probes take their time to start
 
 
 class OracleFailed(CputaxError):
@@ -53,6 +62,7 @@ class Load:
     users: int
     prompt_chars: int
     max_tokens: int
+    warm_up_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +113,9 @@ def running_oracle(*options: str) -> Iterator[Oracle]:
 
 @contextmanager
 def under_load(oracle: Oracle, load: Load, seconds: float) -> Iterator[None]:
-    """Load the server from a process of its own, for ``seconds`` or until the block ends.
+    """Load the server from a process of its own until the block ends, which lasts ``seconds``.
 
-    The block begins with the first request.
+    The block begins when the load has lasted as long as its warm-up.
 
     Raises:
         CputaxError: the load could not be made.
@@ -115,7 +125,7 @@ def under_load(oracle: Oracle, load: Load, seconds: float) -> Iterator[None]:
         users=load.users,
         prompt_chars=load.prompt_chars,
         max_tokens=load.max_tokens,
-        seconds=seconds,
+        seconds=seconds + SPARE_S,
     )
     begun, ending = threading.Event(), threading.Event()
     with TemporaryDirectory(prefix="cputax-practice-") as scratch, ThreadPoolExecutor(1) as pool:
@@ -128,9 +138,25 @@ def under_load(oracle: Oracle, load: Load, seconds: float) -> Iterator[None]:
                 pass
             if not begun.is_set():
                 running.result()
+            time.sleep(load.warm_up_s)
             yield
         finally:
             ending.set()
+
+
+def record_oracle(
+    oracle: Oracle, directory: Path, seconds: float, out: Console, rates: Rates | None = None
+) -> Capture:
+    """Attach to the server by its PID, as a user does, and return the capture.
+
+    Raises:
+        CputaxError: nothing could be recorded, or not all of it.
+    """
+    target = find_target(oracle.pid)
+    problem = record(Session(target, directory, make_probes(target, rates=rates)), seconds, out)
+    if problem is not None:
+        raise problem
+    return open_capture(directory)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -95,6 +95,7 @@ def read_request(span: Span, anchor: Anchor) -> tuple[dict[str, Any], int]:
         "first_token_ns": first_ns,
         "last_token_ns": last_ns,
         "done_ns": done_ns,
+        "decode_duration_ns": decode_ns,
     }
     return row, values.doubtful_count
 

@@ -18,20 +18,18 @@ import struct
 import time
 from typing import Final
 
-from probes.sampling import TargetGone, host_tids, start_ticks
+from probes.sampling import TargetGone, start_ticks
 from probes.stacks.code import CodeReader, NotCode
 from probes.stacks.layout import StackLayout
-from probes.stacks.memory import Pieces
-from probes.stacks.table import ROOT, Interned
+from probes.stacks.table import Interned
+from probes.stacks.threads import Thread, ThreadList
 
-UNKNOWN_TID: Final = 0  # instead of a thread id: a thread that has just ended
 NOT_READ: Final = -2  # instead of a stack: it changed faster than it could be read
 # From the last but one attempt on, an innermost _PyCFrame that has just changed is accepted: the
 # one before it shows the stack of some microseconds earlier, or without its innermost C call.
 ATTEMPT_LIMIT: Final = 4
 LENIENT_FROM: Final = 2
 DEPTH_LIMIT: Final = 2000  # CPython's default recursion limit is 1,000
-THREAD_LIMIT: Final = 4096
 # The address of a code object may be used again by another one: names are believed so long.
 NAMES_MAX_AGE_NS: Final = 10_000_000_000
 _IDENTITY_MAX_AGE_NS: Final = 1_000_000_000
@@ -51,31 +49,6 @@ class _Moved(Exception):
     """What was read does not fit together; the plan for the next attempt is made."""
 
 
-class _Thread:
-    """One thread's places, as seen last, and the stack found there."""
-
-    __slots__ = (
-        "cframes", "chunk", "chunk_at", "chunk_bytes", "heap", "inner_tid", "is_planned", "last",
-        "pieces", "stack", "state", "tid",
-    )  # fmt: skip
-
-    def __init__(self, pid: int, state: int, inner_tid: int, tid: int) -> None:
-        self.state = state
-        self.inner_tid = inner_tid
-        self.tid = tid
-        # Address -> place in the bytes: the evaluation loops' _PyCFrames on the C stack, the newest
-        # at the end, and the frames outside the chunk.
-        self.cframes: dict[int, int] = {}
-        self.heap: dict[int, int] = {}
-        self.chunk = 0
-        self.chunk_at = 0
-        self.chunk_bytes = 0
-        self.pieces = Pieces(pid)
-        self.is_planned = False
-        self.last = b""
-        self.stack = ROOT
-
-
 class StackReader:
     """The stacks of one process. Close it, or use it as a context manager."""
 
@@ -90,13 +63,6 @@ class StackReader:
         self.unread_count = 0
         self._interned = interned
         self._has_cframe = layout.cframe_offset >= 0
-        self._head_address = layout.interpreter_address + layout.threads_head_offset
-        self._state_bytes = 8 + max(
-            layout.chunk_offset + 16, layout.current_offset, layout.thread_id_offset,
-            layout.next_offset,
-        )  # fmt: skip
-        self._unpack_next = struct.Struct(f"<{layout.next_offset}xQ").unpack_from
-        self._unpack_tid = struct.Struct(f"<{layout.thread_id_offset}xQ").unpack_from
         self._unpack_current = struct.Struct(f"<{layout.current_offset}xQ").unpack_from
         self._unpack_chunk = struct.Struct(f"<{layout.chunk_offset}xQQQ").unpack_from
         frame = struct.Struct(
@@ -105,7 +71,6 @@ class StackReader:
         )
         self._unpack_frame = frame.unpack_from
         self._frame_bytes = frame.size
-        self._threads: list[_Thread] = []
         self._stacks: dict[tuple[int, ...], int] = {}  # by the code's addresses, innermost first
         self._frames: dict[int, int] = {}  # by the code's address
         self._names_ns = self._identity_ns = time.monotonic_ns()
@@ -114,6 +79,7 @@ class StackReader:
         except (FileNotFoundError, ProcessLookupError) as error:
             raise TargetGone from error
         self._codes = CodeReader(self._memory, layout)
+        self._list = ThreadList(self._memory, layout)
         if start_ticks(layout.pid) != layout.start_ticks:
             os.close(self._memory)
             raise TargetGone
@@ -146,13 +112,13 @@ class StackReader:
             self._codes.forget()
             self._stacks.clear()
             self._frames.clear()
-        seen = [(thread.tid, self._read_thread(thread)) for thread in self._threads]
-        if not self._are_all_threads():
-            self._list_threads()
-            seen = [(thread.tid, self._read_thread(thread)) for thread in self._threads]
+        seen = [(thread.tid, self._read_thread(thread)) for thread in self._list.threads]
+        if not self._list.is_current():
+            self._list.walk()
+            seen = [(thread.tid, self._read_thread(thread)) for thread in self._list.threads]
         return seen
 
-    def _read_thread(self, thread: _Thread) -> int:
+    def _read_thread(self, thread: Thread) -> int:
         for attempt in range(ATTEMPT_LIMIT):
             if not thread.is_planned:
                 self._plan(thread)
@@ -164,10 +130,10 @@ class StackReader:
         thread.last = b""
         return NOT_READ
 
-    def _plan(self, thread: _Thread) -> None:
+    def _plan(self, thread: Thread) -> None:
         """Say what is to be copied: the thread state, _PyCFrames, the chunk, the heap frames."""
-        pieces = [(thread.state, self._state_bytes)]
-        at = self._state_bytes
+        pieces = [(thread.state, self._list.state_bytes)]
+        at = self._list.state_bytes
         for address in thread.cframes:
             pieces.append((address, _CFRAME_BYTES))
             thread.cframes[address] = at + self.layout.cframe_offset
@@ -183,13 +149,13 @@ class StackReader:
         thread.pieces.plan(pieces)
         thread.is_planned = True
 
-    def _look(self, thread: _Thread, *, is_lenient: bool) -> int:
+    def _look(self, thread: Thread, *, is_lenient: bool) -> int:
         """Copy the thread's frames once and name them."""
         count = thread.pieces.read()
         raw = bytes(memoryview(thread.pieces.buffer)[:count])
         if raw == thread.last:
             return thread.stack
-        if count < self._state_bytes:
+        if count < self._list.state_bytes:
             raise _Moved  # the thread has ended, as the list of threads will tell
         current = self._follow(thread, raw, is_lenient)
         if count < thread.pieces.byte_count:
@@ -215,7 +181,7 @@ class StackReader:
         thread.last = raw
         return thread.stack
 
-    def _follow(self, thread: _Thread, raw: bytes, is_lenient: bool) -> int:
+    def _follow(self, thread: Thread, raw: bytes, is_lenient: bool) -> int:
         """Compare what was read with the plan; return the innermost frame's address."""
         (current,) = self._unpack_current(raw)
         chunk, top, limit = self._unpack_chunk(raw)
@@ -231,7 +197,7 @@ class StackReader:
             raise _Moved
         return int(current)
 
-    def _innermost(self, thread: _Thread, raw: bytes, cframe: int, is_lenient: bool) -> int:
+    def _innermost(self, thread: Thread, raw: bytes, cframe: int, is_lenient: bool) -> int:
         """Return the frame that a _PyCFrame points to; one that is not among the pieces joins them.
 
         A thread goes to and fro between a few of them, as C calls Python. To copy only the last
@@ -248,7 +214,7 @@ class StackReader:
             place = newest
         return int.from_bytes(raw[place : place + 8], "little")
 
-    def _find_heap_frames(self, thread: _Thread, raw: bytes, address: int) -> None:
+    def _find_heap_frames(self, thread: Thread, raw: bytes, address: int) -> None:
         """Follow the frames from the first whose place is not known, and plan to copy them."""
         last_in_chunk = thread.chunk_bytes - self._frame_bytes
         found: list[int] = []
@@ -282,44 +248,3 @@ class StackReader:
                 frames.append(frame)
             stack = self._stacks[codes] = self._interned.stack(frames)
         return stack
-
-    def _are_all_threads(self) -> bool:
-        """Whether the interpreter's list of threads is still the one that was just read."""
-        expected = self._pointer(self._head_address)
-        for thread in self._threads:
-            buffer = thread.pieces.buffer
-            if thread.state != expected or self._unpack_tid(buffer)[0] != thread.inner_tid:
-                return False
-            (expected,) = self._unpack_next(buffer)
-        return expected == 0
-
-    def _list_threads(self) -> None:
-        """Walk the interpreter's list; it may change meanwhile, and then the next look tells."""
-        known = {(thread.state, thread.inner_tid): thread for thread in self._threads}
-        host = host_tids(self.layout.pid, is_namespaced=self.layout.is_namespaced)
-        self._threads = []
-        state = self._pointer(self._head_address)
-        while state and len(self._threads) < THREAD_LIMIT:
-            try:
-                raw = os.pread(self._memory, self._state_bytes, state)
-            except (OSError, OverflowError):
-                break
-            if len(raw) < self._state_bytes:
-                break
-            (inner_tid,) = self._unpack_tid(raw)
-            thread = known.get((state, inner_tid)) or _Thread(
-                self.layout.pid, state, inner_tid, host.get(inner_tid, UNKNOWN_TID)
-            )
-            self._threads.append(thread)
-            (state,) = self._unpack_next(raw)
-
-    def _pointer(self, address: int) -> int:
-        """Read a pointer.
-
-        Raises:
-            TargetGone: there is no such memory any more.
-        """
-        try:
-            return int.from_bytes(os.pread(self._memory, 8, address), "little")
-        except OSError as error:
-            raise TargetGone from error

@@ -23,8 +23,9 @@ from probes.sampling import (
 )
 from probes.stacks import wire
 from probes.stacks.layout import from_fields
-from probes.stacks.reader import UNKNOWN_TID, StackReader
+from probes.stacks.reader import StackReader
 from probes.stacks.table import Interned
+from probes.stacks.threads import UNKNOWN_TID
 
 # Silence longer than this, and than ten periods, is a gap and no longer a long look.
 GAP_MIN_NS: Final = 100_000_000

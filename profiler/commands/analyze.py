@@ -15,7 +15,8 @@ import click
 def command(capture: Path, as_json: bool, show_all: bool) -> None:
     """Say which process, thread and stage the CPU time of CAPTURE went to.
 
-    Also: who held the GIL, who waited for a CPU, what tokenizing cost, and what was not seen.
+    Also: where requests spent their time and what they stood in line for, who held the GIL, who
+    waited for a CPU, what tokenizing cost, and what was not seen.
     """
     from analyzers.analysis import analyze
     from collectors import open_capture

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import click
 
 from profiler.options import Duration
-from profiler.practice import Load, running_oracle, under_load
-from profiler.probe_set import make_probes
-from profiler.recording import record
+from profiler.practice import Load, record_oracle, running_oracle, under_load
 from profiler.render.console import console
-from profiler.session import Session
 
 # 24 users with prompts of some 16,000 characters: one tokenizer thread cannot keep up with them.
-LOAD = Load(users=24, prompt_chars=16_000, max_tokens=16)
-WARM_UP_S = 2.0
+LOAD = Load(users=24, prompt_chars=16_000, max_tokens=16, warm_up_s=2.0)
 
 
 @click.command()
@@ -32,23 +27,16 @@ def command(duration: float, output: Path | None) -> int:
     The server has vLLM's three roles and one tokenizer thread, and needs no GPU and no model.
     """
     from analyzers.analysis import analyze
-    from collectors import open_capture
-    from probes.target import find_target
     from profiler.render.terminal import print_analysis
 
     out = console(to_stderr=True)
     with tempfile.TemporaryDirectory(prefix="cputax-demo-") as scratch:
         directory = output or Path(scratch) / "demo.capture"
         out.print(f"starting a small server (no GPU, no model) and {LOAD.users} users ...")
-        with running_oracle() as oracle, under_load(oracle, LOAD, duration + 30.0):
-            time.sleep(WARM_UP_S)
+        with running_oracle() as oracle, under_load(oracle, LOAD, duration):
             out.print(f"[bold]$ cputax attach {oracle.pid} -d {duration:g}s[/]")
-            target = find_target(oracle.pid)
-            session = Session(target, directory, make_probes(target))
-            problem = record(session, duration, out)
-        if problem is not None:
-            raise problem
+            capture = record_oracle(oracle, directory, duration, out)
         out.print("[bold]$ cputax analyze demo.capture[/]")
-        print_analysis(analyze(open_capture(directory)).to_json())
+        print_analysis(analyze(capture).to_json())
     click.echo("\nNow your own server: cputax ps, then cputax attach PID")
     return 0

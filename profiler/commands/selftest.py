@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -12,23 +11,18 @@ from typing import Final
 import click
 
 from analyzers.analysis import analyze
-from collectors import open_capture
 from collectors.errors import ExitCode
-from probes.target import find_target
 from profiler.options import Duration
 from profiler.oracle.selftest import Comparison, Figure, compare
-from profiler.practice import Load, running_oracle, under_load
-from profiler.probe_set import Rates, make_probes
-from profiler.recording import record
+from profiler.practice import Load, record_oracle, running_oracle, under_load
+from profiler.probe_set import Rates
 from profiler.render.console import console, safe
-from profiler.session import Session
 
 # Stages last as long as on a server with thousands of sequences: py-spy, which does not stop its
 # target, takes up to a millisecond to read a stack and smears what is shorter.
 OPTIONS: Final = ("--ghosts", "2500", "--device-ms", "50")
-LOAD: Final = Load(users=6, prompt_chars=24_000, max_tokens=16)
-STACK_HZ: Final = 200
-WARM_UP_S: Final = 3.0
+LOAD: Final = Load(users=6, prompt_chars=24_000, max_tokens=16, warm_up_s=3.0)
+RATES: Final = Rates(stack_hz=200, is_governed=False)  # the probes are tested, not their governor
 
 _HEADINGS: Final = {
     Figure.STAGE_SHARE: "CPU by stage, share of the server's CPU time",
@@ -52,15 +46,8 @@ def command(duration: float, as_json: bool, output: Path | None) -> int:
     out = console(to_stderr=True)
     with tempfile.TemporaryDirectory(prefix="cputax-selftest-") as scratch:
         directory = output or Path(scratch) / "selftest.capture"
-        with running_oracle(*OPTIONS) as oracle, under_load(oracle, LOAD, duration + 30.0):
-            time.sleep(WARM_UP_S)
-            target = find_target(oracle.pid)
-            rates = Rates(stack_hz=STACK_HZ, is_governed=False)  # the probes are tested, not it
-            session = Session(target, directory, make_probes(target, rates=rates))
-            problem = record(session, duration, out)
-            if problem is not None:
-                raise problem
-            capture = open_capture(directory)
+        with running_oracle(*OPTIONS) as oracle, under_load(oracle, LOAD, duration):
+            capture = record_oracle(oracle, directory, duration, out, RATES)
             truth = oracle.truth(capture.start_ns, capture.end_ns)
         rows = compare(truth, analyze(capture).to_json())
     is_ok = all(row.is_ok for row in rows)

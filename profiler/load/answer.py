@@ -8,10 +8,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from collectors.schema import CLIENT_BOUNDARIES, REQUESTS
-from profiler.load.failures import OK
+from collectors.schema import CLIENT, CLIENT_BOUNDARIES, OK, REQUESTS
 
-SOURCE: Final = "client"
 # Columns that are attributes of an answer under the same name.
 _COLUMNS: Final = (
     "time_ns", "request", "scenario", "status", "prompt_tokens", "output_tokens", "request_bytes",
@@ -62,7 +60,7 @@ def to_batch(answers: Sequence[Answer]) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {
         name: [getattr(answer, name) for answer in answers] for name in _COLUMNS
     }
-    columns["source"] = [SOURCE] * len(answers)
+    columns["source"] = [CLIENT] * len(answers)
     unknown = [None] * len(answers)
     arrays = [pa.array(columns.get(one.name, unknown), one.type) for one in REQUESTS]
     return pa.RecordBatch.from_arrays(arrays, schema=REQUESTS)

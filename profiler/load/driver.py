@@ -12,10 +12,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
+from collectors.schema import OK
 from profiler.load.alarm import Alarm
 from profiler.load.answer import Answer
 from profiler.load.arrivals import offsets_ns
-from profiler.load.failures import OK
 from profiler.load.scenario import Scenario
 
 # Sends request number ... that is due at ... (ns; None: when it is its turn) to the end.

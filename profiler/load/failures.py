@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
 
-OK: Final = "ok"
+from collectors import schema
 
 
 class Failure(StrEnum):
@@ -22,7 +21,7 @@ class Failure(StrEnum):
     ERROR_EVENT = "error-in-stream"  # the server reported a failure of its own as an event
     BAD_HTTP = "malformed-http"
     TIMEOUT = "timeout"  # not done by the request's deadline
-    INTERRUPTED = "interrupted"  # the run was stopped while it was in flight
+    INTERRUPTED = schema.INTERRUPTED  # the run was stopped while it was in flight
     NO_DESCRIPTOR = "client-no-descriptor"  # this process may open no more connections
     OTHER = "other"
 

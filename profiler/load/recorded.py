@@ -11,14 +11,17 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analyzers import requests
+from analyzers.base import apply
+from analyzers.timeline import Timeline
+from collectors.capture import open_capture
 from collectors.errors import CputaxError
-from collectors.schema import REQUESTS
+from collectors.schema import OK, REQUESTS
 from probes.base import Probe
 from probes.otlp.probe import GRPC_PORT, HTTP_PORT, OtlpProbe
 from probes.target import Target, find_target
-from profiler.load.failures import OK
 from profiler.load.foreground import Foreground
-from profiler.load.results import read_rows
+from profiler.load.results import read_rows, write_summary
 from profiler.load.scenario import Scenario
 from profiler.load.site import Site
 from profiler.probe_set import OtlpPorts, make_probes
@@ -103,12 +106,11 @@ class MatrixRecorder:
     ) -> dict[str, Any]:
         """Run and record a scenario; return its summary, with what the capture says of it.
 
+        That summary replaces the client's own, which `Foreground.run` has left beside the rows.
+
         Raises:
             CputaxError: see `Foreground.run`; or nothing can be recorded.
         """
-        from analyzers.analysis import analyze
-        from collectors import open_capture
-
         target = find_target(self._pid)
         probes = make_probes(target, otlp_ports=self._ports)
         capture = directory / CAPTURE
@@ -121,11 +123,20 @@ class MatrixRecorder:
         if not recording.is_begun:
             return summary
         problem = recording.finish(read_rows(directory), should_stop=lambda: foreground.is_stopping)
-        sections = analyze(open_capture(capture)).to_json()["requests"]["scenarios"]
-        own = next((one for one in sections if one["name"] == scenario.name), None)
         summary["server"] = {
             "capture": str(capture),
             "problem": None if problem is None else problem.message,
-            "waterfall": own,
+            "waterfall": _waterfall(capture, scenario.name),
         }
+        if problem is not None:
+            summary["is_whole"] = False
+            summary["warnings"].append(f"the capture is not a whole one: {problem.message}")
+        write_summary(directory, summary)
         return summary
+
+
+def _waterfall(capture: Path, scenario: str) -> dict[str, Any] | None:
+    """Return where the scenario's requests spent their time; None when none of them ended well."""
+    found = apply(requests.ANALYZER, Timeline(open_capture(capture))).sections.get("requests")
+    scenarios = [] if found is None else found["scenarios"]
+    return next((one for one in scenarios if one["name"] == scenario), None)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from collectors.errors import CputaxError, output_error
-from profiler.load.failures import OK, Failure
+from collectors.schema import OK
+from profiler.load.failures import Failure
 from profiler.load.meter import ClientLoad
 from profiler.load.plan import Plan
 from profiler.load.results import STREAM_FILE, Results, finish_rows, make_directory

@@ -13,7 +13,6 @@ from collectors.errors import CputaxError, ExitCode
 from profiler.load.arrivals import Arrivals
 
 STUDY: Final = Path(__file__).parent / "scenarios" / "study.toml"
-WARM_UP_NAME: Final = "warm-up"  # the scenario of warm-up requests in the table
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # a directory and a row are named so
 _ABOVE_ZERO: Final = (
@@ -86,7 +85,9 @@ class Scenario:
     timeout_s: float = 600.0  # from when a request is due to the end of its answer
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or self.name == WARM_UP_NAME:
+        from collectors.schema import WARM_UP  # not above: it is slow, and help waits for this file
+
+        if not _NAME.fullmatch(self.name) or self.name == WARM_UP:
             raise ScenarioInvalid(self.name, "its name must be letters, digits, '.', '_' or '-'")
         self._need_one_of("users", "rate_hz")
         self._need_one_of("prompt_tokens", "prompt_chars")

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from analyzers.percentiles import spread_seconds
-from profiler.load.failures import OK, Failure
+from collectors.schema import INTERRUPTED, OK, WARM_UP
 from profiler.load.meter import ClientLoad
 from profiler.load.results import Results
-from profiler.load.scenario import WARM_UP_NAME, Scenario
+from profiler.load.scenario import Scenario
 
 SCHEMA_VERSION: Final = 1
 # A client that uses more of its one core than this sees part of what it should send and receive
@@ -31,12 +31,12 @@ Times = NDArray[np.int64]
 
 def summarize(results: Results) -> dict[str, Any]:
     """Return a run as a JSON object; times in seconds, null where nobody knows."""
-    rows = results.rows.filter(pc.not_equal(results.rows["scenario"], WARM_UP_NAME))
-    ended = rows.filter(pc.not_equal(rows["status"], Failure.INTERRUPTED.value))
+    rows = results.rows.filter(pc.not_equal(results.rows["scenario"], WARM_UP))
+    ended = rows.filter(pc.not_equal(rows["status"], INTERRUPTED))
     well = rows.filter(pc.equal(rows["status"], OK))
     statuses = {one["values"]: one["counts"] for one in pc.value_counts(rows["status"]).to_pylist()}
     failures = {kind: count for kind, count in sorted(statuses.items()) if kind != OK}
-    interrupted_count = failures.pop(Failure.INTERRUPTED.value, 0)
+    interrupted_count = failures.pop(INTERRUPTED, 0)
     lag = _lag(rows, results.scenario)
     client = results.client
     return {

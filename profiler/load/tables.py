@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from profiler.load.scenario import Scenario
-from profiler.render.console import safe
+from profiler.render.console import plain_table, safe
 from profiler.render.requests import PARTS
 
 Json = dict[str, Any]
@@ -57,7 +56,7 @@ def print_run(out: Console, summary: Json) -> None:
         + (f", {counts['interrupted_count']:,} cut off" if counts["interrupted_count"] else "")
         + (f"; {', '.join(rates)}" if rates else "")
     )
-    table = _table("", ">mean", ">p50", ">its 95 % interval", ">p90", ">p95", ">p99", ">max")
+    table = plain_table("", ">mean", ">p50", ">its 95 % interval", ">p90", ">p95", ">p99", ">max")
     for label, key in _LATENCIES.items():
         spread = summary["latency"][key]
         if spread is not None:
@@ -73,7 +72,7 @@ def print_run(out: Console, summary: Json) -> None:
 
 def print_matrix(out: Console, summaries: Sequence[Json]) -> None:
     """Print one row for each run: medians, and what each cost the client."""
-    table = _table(
+    table = plain_table(
         "scenario", ">users", ">prompt", ">ok", ">failed", ">headers", ">first token",
         ">per token", ">end to end", ">client CPU",
     )  # fmt: skip
@@ -104,7 +103,7 @@ def print_matrix(out: Console, summaries: Sequence[Json]) -> None:
 
 def _print_server(out: Console, summaries: Sequence[Json]) -> None:
     """Print what the captures say: the published study's proxy first, then what was measured."""
-    table = _table(
+    table = plain_table(
         "scenario", ">study's proxy: CPU", ">host", ">device", ">unattributed", ">first token",
         ">largest host part",
     )  # fmt: skip
@@ -182,12 +181,3 @@ def _time(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.2f} s"
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"
-
-
-def _table(*headings: str) -> Table:
-    """Return a plain table; a heading that begins with ``>`` is set to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in headings:
-        is_right = heading.startswith(">")
-        table.add_column(heading.lstrip(">"), justify="right" if is_right else "left")
-    return table

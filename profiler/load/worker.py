@@ -11,7 +11,6 @@ import asyncio
 import gc
 import json
 import os
-import resource
 import sys
 import time
 from collections import Counter
@@ -20,16 +19,16 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
-from collectors.schema import REQUESTS
+from collectors.schema import OK, REQUESTS, WARM_UP
 from collectors.stream import StreamWriter
+from probes.descriptors import allow_many_descriptors
 from profiler.load.answer import Answer, to_batch
 from profiler.load.bodies import Bodies
 from profiler.load.driver import drive
-from profiler.load.failures import OK
 from profiler.load.http_client import Client
 from profiler.load.meter import Meter
 from profiler.load.plan import Plan, read_plan
-from profiler.load.scenario import WARM_UP_NAME, WarmUp
+from profiler.load.scenario import WarmUp
 
 _PROGRESS_NS: Final = 250_000_000
 # A quarter of a millisecond's work in the loop that also sends requests.
@@ -99,8 +98,8 @@ class Worker:
     async def _warm_up(self) -> None:
         warm_up = self._plan.scenario.warm_up
         for number in range(warm_up.requests):
-            key = f"{WARM_UP_NAME}-{number}"
-            answer = Answer(f"{self._plan.run}-{key}", WARM_UP_NAME, time.monotonic_ns())
+            key = f"{WARM_UP}-{number}"
+            answer = Answer(f"{self._plan.run}-{key}", WARM_UP, time.monotonic_ns())
             await self._send(answer, key, warm_up)
 
     async def _ask(self, number: int, due_ns: int | None) -> Answer:
@@ -173,13 +172,6 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> boo
     return False
 
 
-def _allow_connections() -> None:
-    """Let this process open as many files as it may without asking anyone."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def _say(message: dict[str, Any]) -> None:
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
@@ -200,7 +192,7 @@ async def _work(plan: Plan) -> None:
 
 def main() -> None:
     """Read the plan and carry it out."""
-    _allow_connections()
+    allow_many_descriptors()
     asyncio.run(_work(_read_plan()))
 
 

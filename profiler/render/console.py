@@ -7,6 +7,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 MAX_WIDTH: Final = 100
 
@@ -25,3 +26,12 @@ def console(*, to_stderr: bool = False) -> Console:
 def safe(text: str) -> str:
     """Return text that came from the target, without control characters and markup."""
     return escape("".join(char if char.isprintable() else "?" for char in text))
+
+
+def plain_table(*headings: str) -> Table:
+    """Return a plain table; a heading that begins with ``>`` is set to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        is_right = heading.startswith(">")
+        table.add_column(heading.lstrip(">"), justify="right" if is_right else "left")
+    return table

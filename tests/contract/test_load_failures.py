@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from collectors.errors import OutputExists
-from collectors.schema import REQUESTS
+from collectors.schema import OK, REQUESTS
 from collectors.stream import read_stream
 from profiler.load.answer import Answer
 from profiler.load.endpoint import Endpoint, ServerRefuses
-from profiler.load.failures import OK, Failure
+from profiler.load.failures import Failure
 from profiler.load.http_client import Client
 from profiler.load.results import ROWS_FILE, STREAM_FILE, read_rows
 from profiler.load.runner import LoadCrashed, Progress, run_scenario

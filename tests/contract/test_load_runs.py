@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from collectors.schema import WARM_UP
 from profiler.load.endpoint import Endpoint, ServerRefuses
 from profiler.load.results import STREAM_FILE, read_rows
 from profiler.load.runner import run_scenario
-from profiler.load.scenario import WARM_UP_NAME, Kind, WarmUp
+from profiler.load.scenario import Kind, WarmUp
 from profiler.load.site import Site
 from profiler.load.summary import summarize
 from profiler.load.token_count import TokenizerInvalid
@@ -115,7 +116,7 @@ def test_the_hooks_enclose_what_counts_and_not_the_warm_up(flaky, tmp_path):
     before_ns, after_ns = times_ns
     for row in results.rows.to_pylist():
         is_inside = before_ns <= row["time_ns"] and row["done_ns"] <= after_ns
-        assert is_inside == (row["scenario"] != WARM_UP_NAME)
+        assert is_inside == (row["scenario"] != WARM_UP)
 
 
 def test_every_word_of_the_help_is_understood(flaky, tmp_path):

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from rig import Rig
 
 from probes.base import Level
 from probes.gil.probe import GilProbe
 from probes.sampler_probe import RESTART_LIMIT
 from probes.target import find_target
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(tmp_path / "capture")
-    yield made
-    made.close()
 
 
 def seen(rig: Rig, pid: int) -> int:

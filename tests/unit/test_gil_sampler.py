@@ -2,87 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
 import select
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-import pytest
+from sampler_child import PARENT, Sampler, running_sampler
 
 from probes.gil import wire
 from probes.gil.decode import Batch, Decoder
 from probes.gil.layout import GilLayout
 from probes.gil.runtime import find_gil
 
-ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 30.0
-BUSY = "print('up', flush=True)\nwhile True: pass"
 
-
-@pytest.fixture
-def targets() -> Iterator[list[subprocess.Popen[bytes]]]:
-    started = []
-    for _ in range(2):
-        target = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE)
-        started.append(target)
-        assert target.stdout is not None
-        target.stdout.readline()
-    yield started
-    for target in started:
-        target.kill()
-        target.communicate()
-
-
-class Sampler:
-    """A running child and its stream."""
-
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
-        self.process = process
-        self.channel = channel
-        self._decoder = Decoder()
-
-    def tell(self, layout: GilLayout) -> None:
-        self.channel.sendall(json.dumps(layout).encode() + b"\n")
-
-    def batches(self) -> Iterator[Batch]:
-        """Until it ends."""
-        with suppress(ConnectionError):
-            while chunk := self.channel.recv(1 << 20):
-                yield from self._decoder.feed(chunk)
-
-    def wait(self) -> int:
-        return self.process.wait(DEADLINE_S)
-
-
-@contextmanager
 def sampler(
-    *layouts: GilLayout, rate_hz: float = 1000, seconds: float = 60, reader_bytes: int = 0
-) -> Iterator[Sampler]:
-    ours, theirs = socket.socketpair()
-    if reader_bytes:
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, reader_bytes)
-    ours.settimeout(DEADLINE_S)
-    with ours:
-        for layout in layouts:
-            ours.sendall(json.dumps(layout).encode() + b"\n")
-        command = [sys.executable, "-S", "-P", "-m", "probes.gil.sampler"]
-        with theirs:
-            process = subprocess.Popen(
-                [*command, str(rate_hz), "200", str(seconds), "normal"],
-                stdout=theirs, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
-        try:
-            yield Sampler(process, ours)
-        finally:
-            process.kill()
-            process.wait()
+    *layouts: GilLayout, rate_hz: float = 1000, seconds: float = 60, **how: Any
+) -> AbstractContextManager[Sampler[Batch]]:
+    """Start it; ``how`` as in `running_sampler`."""
+    arguments = (rate_hz, 200, seconds, "normal")
+    return running_sampler("probes.gil.sampler", arguments, layouts, Decoder().feed, **how)
 
 
 def first_with(stream: Iterator[Batch], pid: int) -> Batch:
@@ -185,11 +127,7 @@ def test_a_reader_that_is_frozen_costs_samples_not_memory(
     """It drops, counts, and the stream is whole when it is read again."""
     pid = targets[0].pid
     with sampler(find_gil(pid), rate_hz=10_000, reader_bytes=4096) as running:
-        deadline_s = time.monotonic() + DEADLINE_S
-        # Not reading: wait for it to have run long enough to fill the socket several times over.
-        while _cpu_ticks(running.process.pid) < 20:
-            assert time.monotonic() < deadline_s
-            os.sched_yield()
+        running.until_it_has_used(20)  # enough to fill the socket several times over
         assert _resident_kib(running.process.pid) < 64 * 1024
         dropped = 0
         for batch in running.batches():
@@ -200,31 +138,13 @@ def test_a_reader_that_is_frozen_costs_samples_not_memory(
 
 
 def test_it_dies_with_its_parent(targets: list[subprocess.Popen[bytes]]) -> None:
-    """The middle process dies by SIGKILL while we keep the stream open."""
-    ours, theirs = socket.socketpair()
-    ours.settimeout(DEADLINE_S)
-    ours.sendall(json.dumps(find_gil(targets[0].pid)).encode() + b"\n")
-    middle = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-P', '-m', "
-        "'probes.gil.sampler', '1000', '200', '60', 'normal'], stdout=int(sys.argv[1])); p.wait()"
-    )
-    with ours:
-        with theirs:
-            parent = subprocess.Popen(
-                [sys.executable, "-c", middle, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
-        stream = Decoder().feed(ours.recv(1 << 20))
-        assert stream
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        while ours.recv(1 << 20):  # its end closes the stream; until then the timeout guards us
+    """The parent dies by SIGKILL while we keep the stream open."""
+    with sampler(find_gil(targets[0].pid), parent=PARENT) as running:
+        next(running.batches())
+        running.process.kill()
+        running.wait()
+        for _ in running.batches():  # its end closes the stream; until then the timeout guards us
             pass
-
-
-def _cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def _resident_kib(pid: int) -> int:

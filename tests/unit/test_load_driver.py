@@ -7,10 +7,11 @@ import time
 
 import pytest
 
+from collectors.schema import OK
 from profiler.load.answer import Answer
 from profiler.load.arrivals import Arrivals
 from profiler.load.driver import drive
-from profiler.load.failures import OK, Failure
+from profiler.load.failures import Failure
 from profiler.load.scenario import Scenario
 
 DEADLINE_S = 20.0

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from collectors.schema import REQUESTS
+from collectors.schema import REQUESTS, WARM_UP
 from profiler.load.answer import Answer, to_batch
 from profiler.load.failures import Failure, http_failure
 from profiler.load.meter import ClientLoad
 from profiler.load.results import Results
-from profiler.load.scenario import WARM_UP_NAME, Scenario
+from profiler.load.scenario import Scenario
 from profiler.load.summary import summarize
 from profiler.load.tables import print_matrix, print_run
 
@@ -99,7 +99,7 @@ def test_failures_are_counted_by_kind_and_kept_out_of_the_latencies():
         answer(3, status=http_failure(500), **late),
         answer(4, status=Failure.TIMEOUT, **late),
         answer(5, status=Failure.INTERRUPTED, **late),
-        answer(6, scenario=WARM_UP_NAME),
+        answer(6, scenario=WARM_UP),
     ]
 
     summary = summarize(results(rows, details={"http-500": "out of order"}, is_whole=False))

@@ -27,7 +27,6 @@ def test_a_name_may_hold_any_character(proc, comm):
 
     assert (stat.comm, stat.state, stat.parent_pid) == (comm, "D", 3)
     assert (stat.start_ticks, stat.last_cpu) == (77, 3)
-    assert stat.cpu_ns == 100 * NS_PER_TICK
 
 
 def test_ourselves_read_for_real():
@@ -37,8 +36,6 @@ def test_ourselves_read_for_real():
 
     assert stat.parent_pid == os.getppid()
     assert stat.state == "R"
-    assert status.uid == os.getuid()
-    assert status.tracer_pid == 0
     assert status.inner_pids[0] == pid
     assert threading.get_native_id() in procfs.tids(pid)
     assert pid in procfs.children(os.getppid())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rig import BUSY, Rig
 
+from collectors.manifest import ProbeRecord
 from probes.base import Level
 from probes.sampler_probe import RESTART_LIMIT
 from probes.stacks import probe as stacks
@@ -26,13 +25,6 @@ threading.Thread(target=sleep_long, name='the sleeper', daemon=True).start()
 print('up', flush=True)
 sleep_long()
 """
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(tmp_path / "capture")
-    yield made
-    made.close()
 
 
 def runs(rig: Rig, pid: int) -> list[dict[str, Any]]:
@@ -50,6 +42,18 @@ def functions(rig: Rig, stack: int) -> list[str]:
         found.append(rig.rows["frames"][row["frame"]]["function"])
         stack = row["parent"]
     return found
+
+
+def record_sleepers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> ProbeRecord:
+    """Record two sleeping threads until py-spy has named one; return the probe's record."""
+    monkeypatch.setattr(witness, "DELAY_S", 0.5)  # the sampler has looked by then
+    program = rig.program(SLEEPY)
+    rig.target(program)
+    probe = StackProbe()
+    probe.start(rig.context)
+    rig.until(lambda: "the sleeper" in {row["name"] for row in rig.rows["tracks"]})
+    rig.until(lambda: len(runs(rig, program.pid)) > 8)
+    return probe.stop()
 
 
 def test_runs_are_of_threads_of_the_process_and_the_record_tells_the_rate(rig):
@@ -90,33 +94,20 @@ def test_runs_of_a_thread_follow_each_other_without_overlap(rig):
 
 
 def test_pyspy_is_asked_once_and_names_the_threads(rig, monkeypatch):
-    monkeypatch.setattr(witness, "DELAY_S", 0.5)  # the sampler has looked by then
-    program = rig.program(SLEEPY)
-    rig.target(program)
-    probe = StackProbe()
-    probe.start(rig.context)
-    rig.until(lambda: "the sleeper" in {row["name"] for row in rig.rows["tracks"]})
-    rig.until(lambda: len(runs(rig, program.pid)) > 8)
+    record = record_sleepers(rig, monkeypatch)
 
-    assert probe.stop().detail["py_spy_check"] == {"compared_count": 2, "equal_count": 2}
+    assert record.detail["py_spy_check"] == {"compared_count": 2, "equal_count": 2}
 
 
 def test_a_reader_that_disagrees_with_pyspy_is_doubted(rig, monkeypatch):
     # Given a py-spy that sees another stack in each thread
-    monkeypatch.setattr(witness, "DELAY_S", 0.5)  # the sampler has looked by then
     parse = witness.Witness._parse
     monkeypatch.setattr(
         witness.Witness, "_parse",
         lambda self, pid, said: {t: [("other", "/x.py")] for t in parse(self, pid, said)},
     )  # fmt: skip
-    program = rig.program(SLEEPY)
-    rig.target(program)
-    probe = StackProbe()
-    probe.start(rig.context)
-    rig.until(lambda: "the sleeper" in {row["name"] for row in rig.rows["tracks"]})
-    rig.until(lambda: len(runs(rig, program.pid)) > 8)
 
-    record = probe.stop()
+    record = record_sleepers(rig, monkeypatch)
 
     assert record.level == Level.DEGRADED
     assert record.reason == "py-spy saw another stack in 2 of 2 sleeping threads"

@@ -2,84 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
 import select
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager
+from typing import Any
 
-import pytest
+from sampler_child import PARENT, Sampler, running_sampler
 
 from probes.stacks import wire
 from probes.stacks.batches import LineDecoder, StackBatch
 from probes.stacks.finder import find_stacks
 from probes.stacks.layout import StackLayout
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-S", "-P", "-m", "probes.stacks.sampler"]
-DEADLINE_S = 30.0
-BUSY = "def spin():\n    while True: pass\nprint('up', flush=True)\nspin()"
 
-
-@pytest.fixture
-def targets() -> Iterator[list[subprocess.Popen[bytes]]]:
-    started = []
-    for _ in range(2):
-        target = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE)
-        started.append(target)
-        assert target.stdout is not None
-        target.stdout.readline()
-    yield started
-    for target in started:
-        target.kill()
-        target.communicate()
-
-
-class Sampler:
-    """A running child and its stream."""
-
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
-        self.process = process
-        self.channel = channel
-        self._decoder = LineDecoder()
-
-    def tell(self, layout: StackLayout) -> None:
-        self.channel.sendall(json.dumps(layout).encode() + b"\n")
-
-    def batches(self) -> Iterator[StackBatch]:
-        """Until it ends."""
-        with suppress(ConnectionError):
-            while chunk := self.channel.recv(1 << 20):
-                yield from self._decoder.feed(chunk)
-
-
-@contextmanager
 def sampler(
-    *layouts: StackLayout, rate_hz: float = 100, seconds: float = 60, reader_bytes: int = 0
-) -> Iterator[Sampler]:
-    ours, theirs = socket.socketpair()
-    if reader_bytes:
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, reader_bytes)
-    ours.settimeout(DEADLINE_S)
-    with ours:
-        for layout in layouts:
-            ours.sendall(json.dumps(layout).encode() + b"\n")
-        with theirs:
-            process = subprocess.Popen(
-                [*COMMAND, str(rate_hz), str(seconds)],
-                stdout=theirs, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
-        try:
-            yield Sampler(process, ours)
-        finally:
-            process.kill()
-            process.wait()
+    *layouts: StackLayout, rate_hz: float = 100, seconds: float = 60, **how: Any
+) -> AbstractContextManager[Sampler[StackBatch]]:
+    """Start it; ``how`` as in `running_sampler`."""
+    arguments = (rate_hz, seconds)
+    return running_sampler("probes.stacks.sampler", arguments, layouts, LineDecoder().feed, **how)
 
 
 def first_with(stream: Iterator[StackBatch], pid: int) -> StackBatch:
@@ -107,7 +50,7 @@ def test_one_target_s_end_is_told_and_the_other_goes_on(targets):
         seen += list(stream)
 
         assert events(seen) == {target.pid: [wire.TAKEN_UP, wire.EXITED] for target in targets}
-        assert running.process.wait(DEADLINE_S) == 0
+        assert running.wait() == 0
 
 
 def test_a_target_can_be_added_later_and_the_rate_changed(targets):
@@ -143,14 +86,14 @@ def test_a_thread_that_stands_still_is_one_run_a_batch(targets):
 def test_it_ends_when_its_time_is_up(targets):
     with sampler(find_stacks(targets[0].pid), seconds=0.1) as running:
         assert any(batch.runs for batch in running.batches())
-        assert running.process.wait(DEADLINE_S) == 0
+        assert running.wait() == 0
 
 
 def test_it_ends_when_nobody_reads_any_more(targets):
     with sampler(find_stacks(targets[0].pid)) as running:
         next(running.batches())
         running.channel.close()
-        assert running.process.wait(DEADLINE_S) == 0
+        assert running.wait() == 0
 
 
 def test_it_sends_the_rest_when_told_to_end(targets):
@@ -165,7 +108,7 @@ def test_it_sends_the_rest_when_told_to_end(targets):
         last = list(stream)[-1]
 
         assert last.looks[pid].last_ns >= before_ns
-        assert running.process.wait(DEADLINE_S) == 0
+        assert running.wait() == 0
 
 
 def test_a_target_that_is_gone_already_is_told(targets):
@@ -188,11 +131,7 @@ def test_a_layout_of_an_earlier_life_of_the_pid_is_refused(targets):
 def test_what_nobody_reads_becomes_a_gap_not_memory(targets):
     pid = targets[0].pid
     with sampler(*[find_stacks(pid)] * 8, rate_hz=1000, reader_bytes=2048) as running:
-        # Not reading: until it has run long enough to fill the socket several times over.
-        deadline_s = time.monotonic() + DEADLINE_S
-        while _cpu_ticks(running.process.pid) < 40:
-            assert time.monotonic() < deadline_s
-            os.sched_yield()
+        running.until_it_has_used(40)  # enough to fill the socket several times over
         stream = running.batches()
         seen: list[StackBatch] = []
         while not any(gap for batch in seen for gap in batch.gaps):
@@ -205,27 +144,10 @@ def test_what_nobody_reads_becomes_a_gap_not_memory(targets):
 
 
 def test_it_dies_with_its_parent(targets):
-    """The middle process dies by SIGKILL while we keep the stream open."""
-    ours, theirs = socket.socketpair()
-    ours.settimeout(DEADLINE_S)
-    ours.sendall(json.dumps(find_stacks(targets[0].pid)).encode() + b"\n")
-    middle = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-P', '-m', "
-        "'probes.stacks.sampler', '100', '60'], stdout=int(sys.argv[1])); p.wait()"
-    )
-    with ours:
-        with theirs:
-            parent = subprocess.Popen(
-                [sys.executable, "-c", middle, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
-        assert ours.recv(1 << 20)
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        while ours.recv(1 << 20):  # its end closes the stream; until then the timeout guards us
+    """The parent dies by SIGKILL while we keep the stream open."""
+    with sampler(find_stacks(targets[0].pid), parent=PARENT) as running:
+        next(running.batches())
+        running.process.kill()
+        running.wait()
+        for _ in running.batches():  # its end closes the stream; until then the timeout guards us
             pass
-
-
-def _cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
