@@ -28,8 +28,8 @@ from probes.target import Process, Target
 
 RATE_HZ: Final = 1.0
 # The page costs the API server's event loop 4 to 20 ms, and requests stand behind that: while less
-# than one CPU is idle, a tenth of the scrapes must do.
-SCARCE_DIVISOR: Final = 10.0
+# than one CPU is idle, a twentieth of the scrapes must do.
+SCARCE_DIVISOR: Final = 20.0
 TIMEOUT_S: Final = 5.0
 LOOK_TIMEOUT_S: Final = 1.0
 MAX_PAGE_BYTES: Final = 64 << 20
