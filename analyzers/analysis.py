@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from analyzers import cpu_report, gil, quality, requests, scheduling, server, tokenizer
+from analyzers import (
+    convoys,
+    cpu_report,
+    gil,
+    quality,
+    requests,
+    scheduling,
+    server,
+    tokenizer,
+)
 from analyzers.base import Analyzer, apply
 from analyzers.cpu_report import process_rows
 from analyzers.findings import Finding, ranked
@@ -15,6 +24,7 @@ from collectors.capture import Capture
 SCHEMA_VERSION: Final = 1
 ANALYZERS: Final[tuple[Analyzer, ...]] = (
     requests.ANALYZER,
+    convoys.ANALYZER,
     tokenizer.ANALYZER,
     server.ANALYZER,
     gil.ANALYZER,
@@ -34,6 +44,7 @@ _EMPTY: Final[dict[str, Any]] = {
     "tokenizer": None,
     "server": None,
     "requests": None,
+    "convoys": [],
     "gaps": [],
     "overhead": {},
 }

@@ -29,10 +29,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzers.intervals import Intervals, Times, covered_before, difference, empty, intervals
+from analyzers.intervals import Intervals, Times, covered_before, difference, intervals
 from analyzers.looks import Counters, counters_by_thread
 from analyzers.stages import IDLE, UNKNOWN, StackStages, classify
-from analyzers.timeline import STACK_PROBES, Process, Runs, Thread, Timeline, runs_by_thread
+from analyzers.timeline import Process, Runs, Thread, Timeline, runs_by_thread
 
 Floats = NDArray[np.float64]
 
@@ -91,7 +91,7 @@ def measure_cpu(timeline: Timeline) -> CpuTime:
     runs = timeline.once(runs_by_thread)
     stages = timeline.once(classify)
     sampled = {timeline.threads[track].process.track for track in runs}
-    unseen = {process: _unseen(timeline, process, runs) for process in sampled}
+    unseen = {process: timeline.unseen(timeline.processes[process]) for process in sampled}
     threads = []
     for track, one in counters.items():
         thread = timeline.threads[track]
@@ -102,33 +102,6 @@ def measure_cpu(timeline: Timeline) -> CpuTime:
         else:
             threads.append(_without_stacks(thread, one, is_process_sampled=process in sampled))
     return CpuTime(threads)
-
-
-def _unseen(timeline: Timeline, process: int, runs: dict[int, Runs]) -> Intervals:
-    """Return when the sampler saw nothing of a process.
-
-    A gap of one recorder in which a run begins was seen by another, which overlapped with it.
-    """
-    gaps = [
-        (row["start_ns"], row["end_ns"])
-        for row in timeline.capture.table("gaps").to_pylist()
-        if row["probe"] in STACK_PROBES and row["track"] in (process, None)
-    ]
-    if not gaps:
-        return empty()
-    begins = np.sort(
-        np.concatenate(
-            [
-                one.start
-                for track, one in runs.items()
-                if timeline.threads[track].process.track == process
-            ]
-        )
-    )
-    start, end = np.array(gaps, np.int64).T
-    before_end = np.searchsorted(begins, end, side="left")
-    is_unseen = before_end <= np.searchsorted(begins, start, side="right")
-    return intervals(start[is_unseen], end[is_unseen])
 
 
 def _group_width_ns(timeline: Timeline, process: Process) -> int:

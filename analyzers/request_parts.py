@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analyzers.intervals import Times
-from analyzers.request_rows import OK, RequestRows, join_requests
+from analyzers.request_rows import RequestRows, Rows, join_requests
 from analyzers.timeline import Timeline
 from analyzers.tokenizer_service import find_service
 from analyzers.tokenizer_turns import PIECES, Line, Service, cut_turns
@@ -28,10 +27,9 @@ from analyzers.waterfall import (
     stack,
     waterfalls,
 )
+from collectors.schema import OK
 
 FRONTEND: Final = "frontend"  # the part that the tokenizer's turns cut further
-
-Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

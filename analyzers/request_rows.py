@@ -14,16 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from analyzers.engine_steps import EngineTimes, measure_lateness
 from analyzers.intervals import Times
 from analyzers.timeline import Timeline
 from analyzers.waterfall import UNKNOWN
-from collectors.schema import CLIENT_BOUNDARIES, SERVER_BOUNDARIES
+from collectors.schema import CLIENT, CLIENT_BOUNDARIES, OTLP, SERVER_BOUNDARIES
 
-CLIENT: Final = "client"
-OTLP: Final = "otlp"
-OK: Final = "ok"
-INTERRUPTED: Final = "interrupted"  # by the user, who ended the load: neither well nor a failure
-WARM_UP: Final = "warm-up"  # the load client's name for requests that do not count
 # The server's instants come as wall time and durations. A row that has them further than this
 # outside of what the client saw speaks of another clock, or of another request.
 CONTRADICTION_NS: Final = 5_000_000
@@ -43,6 +39,7 @@ _SERVER_COLUMNS: Final = {
 }
 
 Bools = NDArray[np.bool_]
+Rows = NDArray[np.intp]  # of `RequestRows`, one number each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +82,17 @@ def join_requests(timeline: Timeline) -> RequestRows:
     is_contradicted = _is_contradicted(instants)
     for name in _SERVER_COLUMNS:
         instants[name] = np.where(is_contradicted, UNKNOWN, instants[name])
+    late = measure_lateness(
+        EngineTimes(
+            arrived=instants["arrived"],
+            queued=instants["queued"],
+            first=instants["engine_first"],
+            last=instants["engine_last"],
+            decode=_pick(server, "decode_duration_ns", server_rows),
+        )
+    )
+    for name in ("queued", "scheduled"):
+        instants[name] = np.where(instants[name] == UNKNOWN, UNKNOWN, instants[name] - late)
 
     def counted(name: str) -> Times:
         by_server = _pick(server, name, server_rows)
@@ -125,7 +133,9 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 
 def _pick(table: pa.Table, name: str, rows: Times) -> Times:
-    """Return a column's values at ``rows``; UNKNOWN at -1 and where it is null."""
+    """Return a column's values at ``rows``; UNKNOWN at -1, where it is null or not recorded yet."""
+    if name not in table.column_names:
+        return np.full(len(rows), UNKNOWN, np.int64)
     values = np.asarray(table[name].fill_null(UNKNOWN).to_numpy(), np.int64)
     return np.append(values, UNKNOWN)[rows]
 

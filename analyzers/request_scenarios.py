@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analyzers.intervals import Times
 from analyzers.percentiles import spread_seconds
-from analyzers.request_rows import RequestRows
+from analyzers.request_rows import RequestRows, Rows
 from analyzers.scenario_metrics import ServerMeans
 from analyzers.waterfall import UNATTRIBUTED, UNKNOWN, Waterfalls
 
@@ -17,10 +16,10 @@ from analyzers.waterfall import UNATTRIBUTED, UNKNOWN, Waterfalls
 DEVICE_PARTS: Final = frozenset({"prefill", "decode"})
 # Between two boundaries of the client's, host and device in one.
 MIXED_PARTS: Final = frozenset({"to_first_token", "stream"})
+# What the server's means tell of the time between the client's boundaries, in the chain's order.
+MEANS: Final = ("hand_over", "queue", "prefill", "first_output", "decode")
 # The rung of the ladder that the device's share stands on; a capture holds no trace of a GPU yet.
 DEVICE_BASIS: Final = "model execution (no GPU seen): prefill and decode by the server's stamps"
-
-Rows = NDArray[np.intp]
 
 
 def median_rows(wall: Times) -> Rows:
@@ -93,32 +92,62 @@ def ratios(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def with_server_means(
     parts: list[dict[str, Any]], means: ServerMeans, wall_seconds: float
 ) -> list[dict[str, Any]]:
-    """Return a client's parts with queue, prefill and decode in them, by their means only.
+    """Return a client's parts with the server's in them, by their means only.
 
-    These means lie inside of what the client saw as "to the first token" and as the stream (the
-    headers leave before the engine is asked). What they leave of it is unattributed. Means of other
-    requests may not fit in: they are cut to the room there is.
+    Queue, prefill and decode lie inside of what the client saw as "to the first token" and as the
+    stream (the headers leave before the engine is asked). Two more follow from the same means, each
+    as what it was at least:
+
+    * ``hand_over``, to the engine's queue and back from the engine: the server's time to first
+      token without queue and prefill, less what was before the headers, which the client saw no
+      shorter (it counts from the end of sending, before the server counts);
+    * ``first_output``, from the server to the client: where the server's decode is longer than what
+      the client saw from the first token to the end (the last one need not carry text), the first
+      token was that late.
+
+    What they leave is unattributed. Means of other requests may not fit in: they are cut to the
+    room there is.
     """
-    inside = {
-        "to_first_token": (("queue", means.queue), ("prefill", means.prefill)),
-        "stream": (("decode", means.decode),),
+    seen = {row["part"]: row["mean_seconds"] for row in parts}
+    inside: dict[str, dict[str, float | None]] = {
+        "to_first_token": {"queue": means.queue, "prefill": means.prefill},
+        "stream": {"decode": means.decode},
     }
     found: list[dict[str, Any]] = []
     left = 0.0
     for row in parts:
-        pieces = inside.get(row["part"], ())
-        if row["mean_seconds"] is None or not pieces or any(mean is None for _, mean in pieces):
+        room, pieces = row["mean_seconds"], inside.get(row["part"])
+        if room is None or pieces is None or None in pieces.values():
             found.append(row)
             continue
-        room = row["mean_seconds"]
-        for name, mean in pieces:
-            taken = min(mean or 0.0, room)
-            room -= taken
-            found.append(_mean_only(name, row["count"], taken, wall_seconds))
+        known = {name: mean for name, mean in pieces.items() if mean is not None}
+        if row["part"] == "to_first_token":
+            known |= _at_least(means, seen)
+        taken: dict[str, float] = {}
+        for name, mean in known.items():
+            taken[name] = min(mean, room)
+            room -= taken[name]
+        found += [
+            _mean_only(name, row["count"], taken[name], wall_seconds)
+            for name in MEANS
+            if name in taken
+        ]
         left += room
     last = found[-1]
     found[-1] = _mean_only(UNATTRIBUTED, last["count"], last["mean_seconds"] + left, wall_seconds)
     return found
+
+
+def _at_least(means: ServerMeans, seen: dict[str, float | None]) -> dict[str, float]:
+    """Return what ``hand_over`` and ``first_output`` were at least, seconds; see above."""
+    found = {}
+    to_headers, stream, end = (seen.get(name) for name in ("to_headers", "stream", "end"))
+    if means.ttft is not None and to_headers is not None:
+        engine = (means.queue or 0.0) + (means.prefill or 0.0)
+        found["hand_over"] = max(0.0, means.ttft - engine - to_headers)
+    if means.decode is not None and stream is not None and end is not None:
+        found["first_output"] = max(0.0, means.decode - stream - end)
+    return {name: mean for name, mean in found.items() if mean}
 
 
 def _mean_only(name: str, count: int, mean: float, wall_seconds: float) -> dict[str, Any]:

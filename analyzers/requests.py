@@ -8,6 +8,7 @@ of the server's metrics in them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -15,10 +16,10 @@ import numpy as np
 from analyzers.base import Analyzer, Outcome
 from analyzers.findings import Finding, Quantity, Rank, abstention
 from analyzers.percentiles import METHODS, spread_seconds
-from analyzers.request_parts import FRONTEND, MeasuredRequests, Rows, measure_requests
-from analyzers.request_rows import INTERRUPTED, OK, WARM_UP, seen_boundaries
+from analyzers.request_parts import FRONTEND, MeasuredRequests, measure_requests
+from analyzers.request_rows import Rows, seen_boundaries
 from analyzers.request_scenarios import (
-    DEVICE_PARTS,
+    MEANS,
     latencies,
     median_rows,
     part_rows,
@@ -31,6 +32,7 @@ from analyzers.server import milliseconds
 from analyzers.timeline import Timeline
 from analyzers.tokenizer_turns import PIECES
 from analyzers.waterfall import BOTH, CLIENT
+from collectors.schema import INTERRUPTED, OK, WARM_UP
 
 SLUG: Final = "request-waterfall"
 # Boundaries of one request that are out of order by more than this are worth a word.
@@ -132,13 +134,22 @@ _SEEN_FROM: Final = {BOTH: "client and server", CLIENT: "client"}
 
 def _sources(timeline: Timeline, scenarios: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return which boundaries were to be had, and from whom."""
-    known = {part["part"] for one in scenarios for part in one["parts"] if part["count"]}
     sources = seen_boundaries(timeline)
-    if known & set(PIECES):
-        sources.append({"source": "stacks", "parts": sorted(known & set(PIECES))})
-    if any(one["seen_from"] == "client" and known & DEVICE_PARTS for one in scenarios):
-        sources.append({"source": "metrics", "parts": ["queue", "prefill", "decode"]})
+    by_client = _known(one for one in scenarios if one["seen_from"] == "client")
+    by_both = _known(one for one in scenarios if one["seen_from"] != "client")
+    pieces = [name for name in by_both if name in PIECES]
+    if pieces:
+        sources.append({"source": "stacks", "parts": sorted(pieces)})
+    means = [name for name in by_client if name in MEANS]
+    if means:
+        sources.append({"source": "metrics", "parts": means})
     return sources
+
+
+def _known(scenarios: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the parts that some of the scenarios have, in order."""
+    parts = (part for one in scenarios for part in one["parts"])
+    return list(dict.fromkeys(part["part"] for part in parts if part["count"]))
 
 
 def _findings(measured: MeasuredRequests, scenarios: list[dict[str, Any]]) -> list[Finding]:

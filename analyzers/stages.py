@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -21,7 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzers.timeline import Timeline, column
+from analyzers.intervals import Intervals, empty, intervals
+from analyzers.timeline import Thread, Timeline, column, runs_by_thread
 
 UNKNOWN: Final = "unknown"  # a stack that no rule knows
 IDLE: Final = "idle"
@@ -193,6 +194,17 @@ def classify(timeline: Timeline) -> StackStages:
     leaves = {stack: frames[frame] for stack, frame in pairs if frame in frames}
     codes = {role: _codes(timeline, stage_map, frames, role) for role in roles}
     return StackStages(stage_map, codes, leaves)
+
+
+def shown(timeline: Timeline, thread: Thread, stages: Collection[str]) -> Intervals:
+    """Return when a thread's stacks were of one of these stages."""
+    runs = timeline.once(runs_by_thread).get(thread.track)
+    if runs is None:
+        return empty()
+    known = timeline.once(classify)
+    codes = known.stage(thread.process.role, runs.stack)
+    is_shown = np.isin(codes, [known.map.code(stage) for stage in stages])
+    return intervals(runs.start[is_shown], runs.end[is_shown])
 
 
 def _codes(

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from analyzers.intervals import Times
+from analyzers.intervals import Intervals, Times, empty, intervals
 from collectors.capture import Capture
 
 T = TypeVar("T")
@@ -95,6 +95,26 @@ class Timeline:
                 rate_hz: float | None = own.get("achieved_hz", record.achieved_hz)
                 return rate_hz or record.requested_hz
         return None
+
+    def unseen(self, process: Process) -> Intervals:
+        """Return when no stack of a process was seen.
+
+        A gap of one recorder in which a run begins was seen by another, which overlapped with it.
+        """
+        gaps = [
+            (row["start_ns"], row["end_ns"])
+            for row in self.capture.table("gaps").to_pylist()
+            if row["probe"] in STACK_PROBES and row["track"] in (process.track, None)
+        ]
+        if not gaps:
+            return empty()
+        runs = self.once(runs_by_thread)
+        own = [one.start for track, one in runs.items() if self.threads[track].process is process]
+        begins = np.sort(np.concatenate([np.empty(0, np.int64), *own]))
+        start, end = np.array(gaps, np.int64).T
+        before_end = np.searchsorted(begins, end, side="left")
+        is_unseen = before_end <= np.searchsorted(begins, start, side="right")
+        return intervals(start[is_unseen], end[is_unseen])
 
     def sampling_clock_error_ns(self) -> int:
         """Return how far sample times may be off the counters' clock; 0 if not told."""

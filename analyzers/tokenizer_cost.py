@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from analyzers.cpu_time import NATIVE, ThreadCpu, measure_cpu
-from analyzers.intervals import Intervals, clip, covered_before, empty, joined
+from analyzers.intervals import Intervals, clip, covered_before, joined, union
 from analyzers.server import measure_server
-from analyzers.stages import classify
-from analyzers.timeline import Thread, Timeline, runs_by_thread
+from analyzers.stages import shown
+from analyzers.timeline import Thread, Timeline
 
 API_SERVER: Final = "api_server"
 TOKENIZE: Final = "tokenize"
@@ -113,7 +111,7 @@ def measure_tokenizer(timeline: Timeline) -> TokenizerCost | None:
         thread_cpu=in_service,
         thread_wait=wait_total * in_service / cpu_total,
         stretches=_stretches(timeline, busiest.thread, start_ns, end_ns),
-        is_batched=_is_batched(timeline),
+        is_batched=is_batched(timeline),
     )
 
 
@@ -123,30 +121,19 @@ def _stretches(timeline: Timeline, thread: Thread, start_ns: int, end_ns: int) -
     Between two prompts the thread is off for microseconds, but now and then a tick hits them: holes
     of a tick and a half are closed where that makes the stretch no more than a quarter holes.
     """
-    stages = timeline.once(classify)
-    runs = timeline.once(runs_by_thread).get(thread.track)
-    if runs is None:
-        return empty()
-    codes = stages.stage(thread.process.role, runs.stack)
-    is_service = np.isin(codes, [stages.map.code(stage) for stage in SERVICE])
     tick_ns = 1e9 / (timeline.sampling_rate_hz(thread.process) or DEFAULT_RATE_HZ)
-    raw = joined(runs.start[is_service], runs.end[is_service], within_ns=0)
+    raw = shown(timeline, thread, SERVICE)
     closed = joined(raw.start, raw.end, within_ns=int(1.5 * tick_ns))
     filled = covered_before(raw, closed.end) - covered_before(raw, closed.start)
     is_dense = filled >= 0.75 * closed.lengths()
     dense = Intervals(closed.start[is_dense], closed.end[is_dense])
-    return clip(
-        joined(
-            np.concatenate((raw.start, dense.start)),
-            np.concatenate((raw.end, dense.end)),
-            within_ns=0,
-        ),
-        start_ns,
-        end_ns,
-    )
+    return clip(union(raw, dense), start_ns, end_ns)
 
 
-def _is_batched(timeline: Timeline) -> bool:
-    """Whether vLLM's micro-batching tokenizer (up to 0.19) was seen at work."""
+def is_batched(timeline: Timeline) -> bool:
+    """Whether vLLM's micro-batching tokenizer (up to 0.19) was seen at work.
+
+    It lets up to 32 prompts go together.
+    """
     functions = timeline.capture.table("frames")["function"].to_pylist()
     return any(name.startswith("AsyncMicrobatchTokenizer.") for name in functions)

@@ -6,43 +6,50 @@ waits, so
 
 * the turn of a request *begins* when it arrived or when the turn before it ended, whichever is
   later;
-* it *ends* when the thread was seen to have stopped, and not after the request was let go: not
-  after its response headers were at the client (they leave once its prompt is tokenized), nor after
-  it entered the engine's queue;
-* ``template`` and ``tokenize`` are the work that the thread's stacks showed in the own turn, by
-  stage; ``tokenize_wait`` is the work that they showed between the arrival and the own turn;
-  ``hand_over`` runs from the end of the turn to the engine's queue: event loop, serialising, IPC,
-  and the engine step that was running. What is left stays unattributed.
+* it *ends* before the request was let go: before its response headers were at the client (they
+  leave once its prompt is tokenized) and before it entered the engine's queue. How long before is
+  found for all turns together, by the tokens of their prompts and by when the thread was seen at
+  work, at rest, and with the GIL: `analyzers.turn_ends`;
+* ``template`` is the work of that stage that the thread's stacks showed in the own turn, and
+  ``tokenize`` is the rest of it; ``tokenize_wait`` is the work between the arrival and the own
+  turn; ``hand_over`` runs from the end of the turn to the engine's queue: event loop, serialising,
+  IPC, and the engine step that was running. What is left stays unattributed.
 
 Stacks are seen at ticks, and a tick may come `LATE_NS` late. Work that was first seen within that
-time after its turn began, began with it; holes in the work that are shorter are closed. Work that
-was seen to be over, ended in the middle of the last tick. Where several had come before the thread
-rested and were let go only after, nobody saw the edges between their turns: they share that work by
-the tokens of their prompts.
+time after its turn began, began with it; holes in the work that are shorter are closed. While the
+sampler was blind the thread was neither at work nor at rest.
 
 Assumed: one line, served in order; a template that was rendered while others were tokenized counts
 as wait (whose it was cannot be told); and every request that took a turn has a row. The prompt of
-one without (it was aborted, or its span came too late) is charged to the request after it. Where
-the event loop is slow to let requests go, turns in a line without a pause end late by that: what
-one gets too much its neighbours lack, so single requests are less sure than their mean.
+one without (it was aborted, or its span came too late) is charged to the request after it.
 
-Not cut is a request in whose turn no work was seen, or only of a stretch shorter than
-`FEWEST_TICKS` (a short prompt, a low rate), and one in whose frontend time the sampler was blind.
+Not cut is a request in whose own turn no work was seen, and one whose turn is shorter than
+`FEWEST_TICKS_OF_TURN` (a short prompt, a low rate) unless it stood in a line of `FEWEST_TICKS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from analyzers.intervals import Intervals, Times, covered_before, intersection, intervals, joined
+from analyzers.gil_holds import Holds
+from analyzers.intervals import (
+    Intervals,
+    Times,
+    covered_before,
+    intersection,
+    intervals,
+    joined,
+    union,
+)
+from analyzers.turn_ends import Queue, Stacks, begins, find_ends
 from analyzers.waterfall import UNKNOWN
 
 PIECES: Final = ("template", "tokenize_wait", "tokenize", "hand_over")
-FEWEST_TICKS: Final = 2.0
+FEWEST_TICKS: Final = 2.0  # of work seen in one piece
+FEWEST_TICKS_OF_TURN: Final = 1.5  # so that a tick hits it, even one that comes a little late
 # Of 1,000 looks a second at the oracle under load, on two CPUs, 95 in 100 first looks at a
 # tokenizing thread came within 4.2 ms of its beginning.
 LATE_NS: Final = 4_000_000
@@ -56,6 +63,15 @@ class Service:
     template: Intervals
     unseen: Intervals  # the sampler was blind
     tick_ns: int
+    between: Times  # looks at it between the work on two prompts, ascending
+    holds: Holds | None = None  # of the GIL, by the thread
+
+    @property
+    def marks(self) -> Times:
+        """Looks that no prompt is long into: between two, or with the GIL; ascending."""
+        if self.holds is None:
+            return self.between
+        return np.sort(np.concatenate((self.between, self.holds.seen)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,72 +107,56 @@ def cut_turns(line: Line, service: Service) -> dict[str, Times]:
     """
     slack_ns = service.tick_ns + LATE_NS
     seen = joined(service.busy.start, service.busy.end, within_ns=slack_ns)
-    turns = _turns(line, seen, service.tick_ns)
+    not_at_rest = union(seen, service.unseen)
+    closed = joined(not_at_rest.start, not_at_rest.end, within_ns=slack_ns)
+    turns = _turns(line, Stacks(closed, service.tick_ns, LATE_NS, service.marks, service.holds))
     busy = intervals(
         np.concatenate((seen.start, turns.work)), np.concatenate((seen.end, turns.end))
     )
     template = intersection(service.template, seen)
     own = turns.end - turns.work
-    own_template = covered_before(template, turns.end) - covered_before(template, turns.work)
-    wait = covered_before(busy, turns.begin) - covered_before(busy, line.arrived)
+    own_template = _within(template, turns.work, turns.end)
+    is_cut = _within(seen, turns.work, turns.end) > 0
     is_long = seen.lengths() >= FEWEST_TICKS * service.tick_ns
     enough = Intervals(seen.start[is_long], seen.end[is_long])
-    is_cut = covered_before(enough, turns.end) > covered_before(enough, turns.work)
-    blind = service.unseen
-    is_cut &= covered_before(blind, line.queued) == covered_before(blind, line.arrived)
-    pieces = (own_template, wait, own - own_template, line.queued - turns.end)
+    is_cut &= (own >= FEWEST_TICKS_OF_TURN * service.tick_ns) | (
+        _within(enough, turns.work, turns.end) > 0
+    )
+    pieces = (
+        own_template,
+        _within(busy, line.arrived, turns.begin),
+        own - own_template,
+        line.queued - turns.end,
+    )
     return {
         name: np.where(is_cut, piece, UNKNOWN) for name, piece in zip(PIECES, pieces, strict=True)
     }
 
 
-def _turns(line: Line, seen: Intervals, tick_ns: int) -> Turns:
+def _within(of: Intervals, start: Times, end: Times) -> Times:
+    """Return how much of ``of`` lies in each ``[start, end)``."""
+    return covered_before(of, end) - covered_before(of, start)
+
+
+def _turns(line: Line, stacks: Stacks) -> Turns:
     """Return the turns, one after another in the order in which requests were let go."""
-    turns = Turns(line.arrived.copy(), line.arrived.copy(), line.arrived.copy())
-    slack_ns = tick_ns + LATE_NS
-    starts, ends = seen.start.tolist(), seen.end.tolist()
-    ended, index = UNKNOWN, 0
-    late: list[int] = []  # those that were let go only after the thread had come to rest
-    for latest, row in _in_order(line):
-        if row is None:
-            ended, late = latest, []
-            continue
-        arrived = int(line.arrived[row])
-        if late and arrived < ends[index] - slack_ns:
-            late.append(row)
-            _share(turns, line, late, ended)
-            continue
-        begin, late = max(arrived, ended), []
-        while index < len(ends) and ends[index] <= begin:
-            index += 1
-        work = end = begin
-        if index < len(ends) and starts[index] < latest:
-            if starts[index] > begin + slack_ns:
-                work = starts[index] - tick_ns // 2
-            over = latest
-            if latest > ends[index]:
-                over, late = ends[index] - tick_ns // 2, [row]
-            end = max(work, over)
-        turns.begin[row], turns.work[row], turns.end[row] = begin, work, end
-        ended = end
-    return turns
-
-
-def _in_order(line: Line) -> Iterator[tuple[int, int | None]]:
-    """Yield when each was let go and its row, None for the others, the earliest first."""
-    every = np.concatenate((line.let_go, line.others))
-    for place in np.argsort(every, kind="stable").tolist():
-        yield int(every[place]), place if place < len(line.let_go) else None
-
-
-def _share(turns: Turns, line: Line, rows: list[int], end: int) -> None:
-    """Divide the work that ended at ``end`` among requests by their prompts' tokens."""
-    tokens = line.tokens[rows]
+    count = len(line.let_go)
+    nobody = np.full(len(line.others), UNKNOWN, np.int64)
+    let_go = np.concatenate((line.let_go, line.others))
+    tokens = line.tokens
     if (tokens <= 0).any():  # not all are told
-        tokens = np.ones(len(rows), np.int64)
-    work = int(turns.work[rows[0]])
-    edges = work + (end - work) * np.cumsum(tokens) // tokens.sum()
-    begin = np.maximum(line.arrived[rows[1:]], edges[:-1])
-    turns.begin[rows[1:]] = turns.work[rows[1:]] = begin
-    turns.end[rows[0]] = edges[0]
-    turns.end[rows[1:]] = np.maximum(begin, edges[1:])
+        tokens = np.ones(count, np.int64)
+    order = np.argsort(let_go, kind="stable")
+    queue = Queue(
+        arrived=np.concatenate((line.arrived, nobody))[order],
+        let_go=let_go[order],
+        tokens=np.concatenate((tokens, np.ones_like(nobody)))[order],
+    )
+    ends = find_ends(queue, stacks)
+    begin = begins(queue.arrived, ends)
+    work = np.minimum(stacks.work_begins(begin), ends)
+    turns = Turns(*(np.empty(count, np.int64) for _ in range(3)))
+    is_own = order < count
+    for column, values in ((turns.begin, begin), (turns.work, work), (turns.end, ends)):
+        column[order[is_own]] = values[is_own]
+    return turns

@@ -96,6 +96,7 @@ SERVER_BOUNDARIES: Final = (
 CLIENT: Final = "client"  # the load client
 OTLP: Final = "otlp"  # the server's own trace
 OK: Final = "ok"
+ERROR: Final = "error"  # as the server's own trace has it; the client tells kinds of failure
 INTERRUPTED: Final = "interrupted"  # by the user, who ended the load: neither well nor a failure
 WARM_UP: Final = "warm-up"  # the load client's name for requests that do not count
 # One request as one source saw it: the load client, or the server's own trace.

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from collectors.clock import Anchor
+from collectors.schema import ERROR, OK, OTLP
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -86,8 +87,8 @@ def read_request(span: Span, anchor: Anchor) -> tuple[dict[str, Any], int]:
     row = {
         "time_ns": start_ns,
         "request": client_request_id(raw_id)[:MAX_ID_CHARS],
-        "source": "otlp",
-        "status": "error" if span.status.code == span.status.STATUS_CODE_ERROR else "ok",
+        "source": OTLP,
+        "status": ERROR if span.status.code == span.status.STATUS_CODE_ERROR else OK,
         "prompt_tokens": values.count(PROMPT_TOKENS),
         "output_tokens": values.count(OUTPUT_TOKENS),
         "queued_ns": queued_ns,

@@ -95,8 +95,9 @@ class EngineClient:
             asyncio.get_running_loop().remove_reader(self._outputs.socket)
             self._on_lost()
             return
-        received_ns = time.monotonic_ns()
         for frame in frames:
+            # As in vLLM, whose output loop stamps each message when it takes it up.
+            received_ns = time.monotonic_ns()
             if "ready" in frame.header:
                 self.ready.set_result(frame.header["ready"])
                 continue

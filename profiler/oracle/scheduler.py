@@ -109,6 +109,7 @@ class Scheduler:
 
         Empty without real requests: ghosts alone make no step.
         """
+        now_ns = time.monotonic_ns()  # as in vLLM, one instant for all that a step takes up
         chunks = []
         budget = self.limits.step_tokens
         for request in self.running:
@@ -128,7 +129,7 @@ class Scheduler:
             self.waiting.popleft()
             request.allocation = allocation
             request.computed_count = allocation.cached_token_count
-            request.scheduled_ns = time.monotonic_ns()
+            request.scheduled_ns = now_ns
             self.running.append(request)
             chunk = _next_chunk(request, budget, is_new=True)
             budget -= chunk.token_count

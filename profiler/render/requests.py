@@ -8,6 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from analyzers.request_scenarios import DEVICE_PARTS
 from profiler.render.console import safe
 
 Json = Mapping[str, Any]
@@ -40,7 +41,6 @@ PARTS: Final = {
     "parse": ("client parse", ""),
     "unattributed": ("unattributed", ""),
 }
-_DEVICE: Final = ("prefill", "decode")
 
 
 def print_requests(out: Console, analysis: Json, *, show_all: bool = False) -> None:
@@ -85,7 +85,7 @@ def _cells(part: Json, request_count: int) -> list[str]:
     name, note = PARTS.get(part["part"], (part["part"], ""))
     share = part["share_ratio"]
     colour = "yellow" if part["part"] == "unattributed" else "blue"
-    if part["part"] in _DEVICE:
+    if part["part"] in DEVICE_PARTS:
         colour = "green"
     if 0 < part["count"] < request_count:
         note = f"in {part['count']} of {request_count}"

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 
-from analyzers.timeline import STACK_PROBES
-from profiler.render.console import console, safe
+from analyzers.analysis import ANALYZERS
+from analyzers.timeline import PROBES, STACK_PROBES
+from profiler.render.console import console, plain_table, safe
+from profiler.render.convoys import print_convoys
 from profiler.render.requests import print_requests
 
 BAR_WIDTH: Final = 24
@@ -37,6 +38,7 @@ def print_analysis(analysis: Json, *, show_all: bool = False) -> None:
     _print_title(out, analysis)
     _print_findings(out, analysis, show_all=show_all)
     print_requests(out, analysis, show_all=show_all)
+    print_convoys(out, analysis, show_all=show_all)
     _print_stages(out, analysis, show_all)
     _print_gil(out, analysis, show_all)
     _print_run_queue(out, analysis, show_all)
@@ -58,7 +60,11 @@ def _print_findings(
     out: Console, analysis: Json, *, limit: int | None = None, show_all: bool = False
 ) -> None:
     claims = [finding for finding in analysis["findings"] if not finding["abstained"]]
-    silent = [finding for finding in analysis["findings"] if finding["abstained"]]
+    silent = [
+        finding
+        for finding in analysis["findings"]
+        if finding["abstained"] and not _is_unasked(finding, analysis)
+    ]
     _heading(out, "What stands out")
     if not claims:
         out.print("  nothing: see below what could not be answered", style="dim")
@@ -78,6 +84,18 @@ def _print_findings(
         for finding in silent:
             reason = finding.get("reason") or finding["statement"]
             out.print(Padding(f"[cyan]{finding['slug']}[/] {safe(reason)}", (0, 0, 0, 2)))
+    if limit is None and len(claims) + len(silent) < len(analysis["findings"]):
+        out.print("\nadd --otlp to see where each request's time went (docs/otlp.md)", style="dim")
+
+
+def _is_unasked(finding: Json, analysis: Json) -> bool:
+    """Whether it is missing only because nobody meant to record requests: no client, no --otlp."""
+    names = {probe["name"] for probe in analysis["probes"]}
+    has_none = analysis["requests"] is None and names.isdisjoint(PROBES["requests"])
+    return has_none and finding["slug"] in _OF_REQUESTS
+
+
+_OF_REQUESTS: Final = {one.name for one in ANALYZERS if "requests" in one.tables}
 
 
 def _size(quantity: Json | None) -> str:
@@ -107,7 +125,7 @@ def _print_stages(out: Console, analysis: Json, show_all: bool) -> None:
     by_role = defaultdict(list)
     for row in analysis["stages"]:
         by_role[row["role"]].append(row)
-    table = _table("role", "stage", ">CPU", ">share", "")
+    table = plain_table("role", "stage", ">CPU", ">share", "")
     for role, rows in by_role.items():
         pids = ", ".join(str(one["pid"]) for one in processes if one["role"] == role)
         role_s = sum(row["cpu_seconds"] for row in rows)
@@ -139,7 +157,7 @@ def _print_gil(out: Console, analysis: Json, show_all: bool) -> None:
     if not rows:
         return
     _heading(out, "Who held the GIL, and who waited for it", "share of the time")
-    table = _table("role", ">PID", "thread", ">held", ">waited", "held it mostly in")
+    table = plain_table("role", ">PID", "thread", ">held", ">waited", "held it mostly in")
     for row in rows if show_all else rows[:TOP_THREADS]:
         stages = ", ".join(
             f"{one['stage']} {one['share_ratio']:.0%}" for one in row["holding_stages"][:2]
@@ -157,7 +175,7 @@ def _print_run_queue(out: Console, analysis: Json, show_all: bool) -> None:
     if not rows:
         return
     _heading(out, "Who was ready to run and waited for a CPU")
-    table = _table("role", ">PID", "thread", ">waited", ">of the time", ">ran", ">pushed off")
+    table = plain_table("role", ">PID", "thread", ">waited", ">of the time", ">ran", ">pushed off")
     for row in rows if show_all else rows[:TOP_THREADS]:
         pushed = row.get("involuntary_count")
         table.add_row(
@@ -173,7 +191,7 @@ def _print_server(out: Console, analysis: Json) -> None:
     if server.get("ttft_mean_seconds") is None:
         return
     _heading(out, "The server's own counters", "means per request in this window")
-    table = _table(*[f">{name}" for name in _SERVER_COLUMNS])
+    table = plain_table(*[f">{name}" for name in _SERVER_COLUMNS])
     table.add_row(*[_server_cell(server, key) for key in _SERVER_COLUMNS.values()])
     out.print(table)
 
@@ -203,7 +221,7 @@ def _server_cell(server: Json, key: str) -> str:
 def _print_probes(out: Console, analysis: Json) -> None:
     _heading(out, "How well it was seen")
     gaps = {row["probe"]: row for row in analysis["gaps"]}
-    table = _table("probe", "", ">asked", ">achieved", ">not seen", ">largest gap", "why")
+    table = plain_table("probe", "", ">asked", ">achieved", ">not seen", ">largest gap", "why")
     for probe in analysis["probes"]:
         gap = gaps.pop(probe["name"], None)
         table.add_row(*_probe_row(probe, gap))
@@ -261,12 +279,3 @@ def _seconds(value: float) -> str:
 
 def _heading(out: Console, text: str, note: str = "") -> None:
     out.print(f"\n[bold]{text}[/]" + (f"  [dim]{note}[/]" if note else ""))
-
-
-def _table(*headings: str) -> Table:
-    """Return a plain table; a heading that begins with ``>`` is set to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in headings:
-        is_right = heading.startswith(">")
-        table.add_column(heading.lstrip(">"), justify="right" if is_right else "left")
-    return table

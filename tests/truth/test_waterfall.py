@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -35,7 +37,8 @@ pytestmark = pytest.mark.truth
 LIMIT_NS = 2_000_000
 LIMIT_RATIO = 0.03
 SHARE_WITHIN = 0.95
-ATTEMPTS = 3  # where other programs keep the CPUs busy, both sides see each other late
+ATTEMPTS = 3
+DISTURBED_CORES = 0.1  # used by other programs: both sides see each other late
 STACK_HZ = 400  # more costs the server more than it tells, on two CPUs
 REQUESTS = {1: 40, 8: 96, 32: 192}
 PROMPT_CHARS = 16_000
@@ -68,32 +71,32 @@ class Error:
         )
 
 
-# What is known not to hold yet: the server's span tells lengths only, so prefill is late by the
-# output's way (71 to 87 % of requests within the limit at 32 users), and when a prompt leaves the
-# tokenizer shows only at the client (its pieces: 68 to 89 %). All other parts are within for all.
-NOT_YET = pytest.mark.xfail(reason="prefill and the tokenizer's pieces for 95 % of requests")
-
-
-@pytest.mark.parametrize(
-    "users", [1, pytest.param(8, marks=NOT_YET), pytest.param(32, marks=NOT_YET)]
-)
+@pytest.mark.parametrize("users", [1, 8, 32])
 def test_every_part_is_near_the_truth_for_nearly_every_request(users: int, tmp_path: Path) -> None:
-    tables = []
+    tables, others = [], []
     for attempt in range(ATTEMPTS):
-        errors = measure(users, tmp_path / str(attempt))
-        tables.append("\n".join(map(str, errors)))
-        print(f"\n{users} users\n{tables[-1]}")
+        errors, others_cores = measure(users, tmp_path / str(attempt))
+        table = "\n".join(map(str, errors))
+        tables.append(f"{users} users, other programs used {others_cores:.2f} cores\n{table}")
+        others.append(others_cores)
+        print(f"\n{tables[-1]}")
         if all(one.within_ratio >= SHARE_WITHIN for one in errors):
             return
+    if min(others) > DISTURBED_CORES:
+        pytest.skip(f"other programs used {min(others):.2f} cores: nothing can be said of 2 ms")
     pytest.fail("\n\n".join(tables))
 
 
-def measure(users: int, directory: Path) -> list[Error]:
+def measure(users: int, directory: Path) -> tuple[list[Error], float]:
+    """Return the error of each part, and how many cores other programs used meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}/v1/traces"
     with running_oracle("--otlp-endpoint", endpoint, "--otlp-delay-ms", "200") as oracle:
+        before_s, began_s = cpu_seconds_of_others(oracle.pid), time.monotonic()
         capture = record_load(oracle, users, port, directory)
+        others_s = cpu_seconds_of_others(oracle.pid) - before_s
+        others_cores = others_s / (time.monotonic() - began_s)
         truth = oracle.truth(capture.start_ns, capture.end_ns)["requests"]
     measured = measure_requests(Timeline(capture))
     (group,) = [one for one in measured.groups if one.chain is BOTH]
@@ -101,9 +104,23 @@ def measure(users: int, directory: Path) -> list[Error]:
     assert len(chosen) == REQUESTS[users]
     seen = group.falls.of(np.searchsorted(group.rows, chosen))
     known = true_falls(measured.rows, chosen, {one["client_id"]: one for one in truth})
-    return [
+    errors = [
         Error(part, known[part].astype(float), in_ns(seen, part) - known[part]) for part in known
     ]
+    return errors, others_cores
+
+
+def cpu_seconds_of_others(server_pid: int) -> float:
+    """Return the CPU time that everybody has used but the server, this process and its children.
+
+    The time that another virtual machine took from this one counts as used.
+    """
+    host, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    server = psutil.Process(server_pid)
+    servers = [one.cpu_times() for one in (server, *server.children(recursive=True))]
+    server_s = sum(one.user + one.system for one in servers)
+    own_s = own.user + own.system + own.children_user + own.children_system
+    return float(sum(host[:8]) - host.idle - host.iowait - server_s - own_s)
 
 
 def record_load(oracle: Oracle, users: int, port: int, directory: Path) -> Capture:
@@ -112,7 +129,9 @@ def record_load(oracle: Oracle, users: int, port: int, directory: Path) -> Captu
     otlp = OtlpProbe(0, port)
     rates = Rates(STACK_HZ, is_governed=False)
     session = Session(
-        target, directory / "made.capture", [*make_probes(target, ["stacks"], rates), otlp]
+        target,
+        directory / "made.capture",
+        [*make_probes(target, ["stacks", "gil"], rates), otlp],
     )
     scenario = Scenario(
         name="truth", users=users, requests=REQUESTS[users], prompt_chars=PROMPT_CHARS,
@@ -180,4 +199,5 @@ def in_ns(falls: Waterfalls, part: str) -> np.ndarray:
     unknown = np.full(len(falls.wall), UNKNOWN)
     values = falls.parts.get(part, unknown if part in PIECES else None)
     assert values is not None
-    return np.where(values == UNKNOWN, np.nan, values.astype(float))
+    floats: np.ndarray = np.where(values == UNKNOWN, np.nan, values.astype(float))
+    return floats

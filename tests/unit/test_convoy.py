@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyzers.convoy import (
+    NOBODY,
+    VLLM_BATCHES,
     VLLM_GATHER_NS,
     Convoys,
+    Demand,
     Replay,
+    Serving,
+    as_they_came,
     batch_mean_sojourn_ns,
     convoys,
-    fifo_mean_sojourn_ns,
-    fifo_mean_wait_ns,
-    predict_waits,
     replay,
-    utilisation,
-    what_if,
 )
 from analyzers.intervals import Times, intervals
 
@@ -29,13 +29,25 @@ services = st.integers(1, 10_000_000)
 limits = st.integers(1, 6)
 
 
-def columns(load: list[tuple[int, int]]) -> tuple[Times, Times]:
+def demand(load: list[tuple[int, int]]) -> Demand:
     pairs = np.array(load, np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+    return as_they_came(pairs[:, 0], pairs[:, 1])
 
 
-def together(count: int, service_ns: int) -> tuple[Times, Times]:
-    return np.zeros(count, np.int64), np.full(count, service_ns, np.int64)
+def together(count: int, service_ns: int) -> Demand:
+    return as_they_came(np.zeros(count, np.int64), np.full(count, service_ns, np.int64))
+
+
+def users(count: int, requests: int, service_ns: int, away_ns: int) -> Demand:
+    """Each of ``count`` users asks ``requests`` times, all for the first time at 0."""
+    size = count * requests
+    previous = np.arange(size) - count
+    return Demand(
+        np.zeros(size, np.int64),
+        np.full(size, service_ns, np.int64),
+        np.where(previous < 0, NOBODY, previous),
+        np.full(size, away_ns, np.int64),
+    )
 
 
 def in_order(played: Replay) -> Times:
@@ -61,14 +73,14 @@ def stepped(load: list[tuple[int, int]], servers: int) -> list[int]:
 
 @given(loads, st.integers(1, 4))
 def test_waits_are_those_of_the_definition(load: list[tuple[int, int]], servers: int) -> None:
-    assert predict_waits(*columns(load), servers).tolist() == stepped(load, servers)
+    assert replay(demand(load), Serving(servers)).wait_ns.tolist() == stepped(load, servers)
 
 
 @given(loads, st.integers(1, 4))
 def test_requests_begin_in_the_order_in_which_they_came(
     load: list[tuple[int, int]], servers: int
 ) -> None:
-    played = replay(*columns(load), servers)
+    played = replay(demand(load), Serving(servers))
     assert (np.diff(played.start_ns[in_order(played)]) >= 0).all()
     assert (played.start_ns >= played.arrival_ns).all()
     assert (played.leave_ns - played.start_ns == played.service_ns).all()
@@ -78,13 +90,13 @@ def test_requests_begin_in_the_order_in_which_they_came(
 def test_one_more_server_makes_nobody_wait_longer(
     load: list[tuple[int, int]], servers: int
 ) -> None:
-    fewer = predict_waits(*columns(load), servers - 1)
-    assert (predict_waits(*columns(load), servers) <= fewer).all()
+    fewer = replay(demand(load), Serving(servers - 1)).wait_ns
+    assert (replay(demand(load), Serving(servers)).wait_ns <= fewer).all()
 
 
 @given(loads)
 def test_one_server_never_rests_while_somebody_waits(load: list[tuple[int, int]]) -> None:
-    played = replay(*columns(load))
+    played = replay(demand(load))
     working = intervals(played.start_ns, played.leave_ns)
     there = intervals(played.arrival_ns, played.leave_ns)
     assert working.total() == int(played.service_ns.sum())
@@ -93,10 +105,9 @@ def test_one_server_never_rests_while_somebody_waits(load: list[tuple[int, int]]
 
 @given(counts, services)
 def test_simultaneous_arrivals_wait_as_the_closed_form_says(count: int, service: int) -> None:
-    played = replay(*together(count, service))
+    played = replay(together(count, service))
     assert played.wait_ns.tolist() == [behind * service for behind in range(count)]
-    assert played.wait_ns.mean() == pytest.approx(fifo_mean_wait_ns(count, service))
-    assert played.sojourn_ns.mean() == pytest.approx(fifo_mean_sojourn_ns(count, service))
+    assert played.wait_ns.sum() == count * (count - 1) // 2 * service
 
 
 # -- in batches
@@ -106,7 +117,7 @@ def test_simultaneous_arrivals_wait_as_the_closed_form_says(count: int, service:
 def test_a_batch_is_worked_one_after_another_and_let_go_together(
     load: list[tuple[int, int]], servers: int, limit: int, gather: int
 ) -> None:
-    played = replay(*columns(load), servers, "batch", limit, gather)
+    played = replay(demand(load), Serving(servers, limit, gather))
     assert (played.wait_ns >= 0).all()
     order = in_order(played)
     # Batches are runs of the arrival order: a new one begins where the work is not continued.
@@ -129,22 +140,16 @@ def test_a_batch_is_worked_one_after_another_and_let_go_together(
 def test_a_batching_server_does_the_same_work_and_lets_nobody_go_earlier(
     load: list[tuple[int, int]], limit: int
 ) -> None:
-    one_by_one, batched = replay(*columns(load)), replay(*columns(load), 1, "batch", limit)
+    one_by_one, batched = replay(demand(load)), replay(demand(load), Serving(1, limit))
     assert batched.start_ns.tolist() == one_by_one.start_ns.tolist()
     assert (batched.leave_ns >= one_by_one.leave_ns).all()
-
-
-@given(loads, st.integers(1, 3))
-def test_batches_of_one_are_fifo(load: list[tuple[int, int]], servers: int) -> None:
-    batched = predict_waits(*columns(load), servers, "batch", batch_limit=1)
-    assert batched.tolist() == predict_waits(*columns(load), servers).tolist()
 
 
 @given(counts, services, st.integers(1, 40))
 def test_batches_of_simultaneous_arrivals_leave_as_the_closed_form_says(
     count: int, service: int, limit: int
 ) -> None:
-    sojourn = replay(*together(count, service), 1, "batch", limit).sojourn_ns
+    sojourn = replay(together(count, service), Serving(1, limit)).sojourn_ns
     assert sojourn.mean() == pytest.approx(batch_mean_sojourn_ns(count, service, limit))
     if count <= limit:
         assert set(sojourn.tolist()) == {count * service}
@@ -155,20 +160,20 @@ def test_the_server_takes_those_that_wait_and_no_more_than_the_limit() -> None:
     arrival = np.array([0, 1, 2, 3, 4], np.int64)
     service = np.full(5, 10, np.int64)
     # when they are batched
-    played = replay(arrival, service, 1, "batch", batch_limit=3)
+    played = replay(as_they_came(arrival, service), Serving(1, batch_limit=3))
     # then three leave together, and the fourth by itself
     assert played.leave_ns.tolist() == [10, 40, 40, 40, 50]
 
 
 def test_a_server_that_waits_for_company_makes_a_single_request_wait() -> None:
-    alone = predict_waits(*together(1, 5_000_000), 1, "batch", gather_ns=VLLM_GATHER_NS)
-    assert alone.tolist() == [VLLM_GATHER_NS]
+    alone = replay(together(1, 5_000_000), VLLM_BATCHES)
+    assert alone.wait_ns.tolist() == [VLLM_GATHER_NS]
 
 
 def test_a_batch_that_is_full_waits_for_no_more_company() -> None:
     arrival = np.array([0, 1, 3], np.int64)
     service = np.full(3, 10, np.int64)
-    played = replay(arrival, service, 1, "batch", batch_limit=2, gather_ns=100)
+    played = replay(as_they_came(arrival, service), Serving(1, batch_limit=2, gather_ns=100))
     assert played.leave_ns.tolist() == [21, 21, 131]  # begun at 1 when full; at 21 + 100 when not
 
 
@@ -178,20 +183,19 @@ def test_a_batch_that_is_full_waits_for_no_more_company() -> None:
 def test_a_burst_is_one_convoy_behind_one_request() -> None:
     arrival = np.array([0, 0, 0, 0, 100], np.int64)
     service = np.full(5, 10, np.int64)
-    assert convoys(replay(arrival, service)) == Convoys(
+    assert convoys(replay(as_they_came(arrival, service))) == Convoys(
         count=2, longest_ns=40, most_request_count=4, most_behind_count=3
     )
 
 
 def test_requests_that_never_meet_stand_behind_nobody() -> None:
     arrival, service = np.arange(0, 100, 20, dtype=np.int64), np.full(5, 10, np.int64)
-    assert convoys(replay(arrival, service)).most_behind_count == 0
-    assert utilisation(arrival, service) == pytest.approx(50 / 90)
+    assert convoys(replay(as_they_came(arrival, service))).most_behind_count == 0
 
 
 @given(loads, st.integers(1, 4))
 def test_convoys_hold_every_request_that_lasted(load: list[tuple[int, int]], servers: int) -> None:
-    played = replay(*columns(load), servers)
+    played = replay(demand(load), Serving(servers))
     found = convoys(played)
     lasting = int((played.sojourn_ns > 0).sum())
     assert found.count <= lasting <= found.count * max(found.most_request_count, 1)
@@ -199,73 +203,78 @@ def test_convoys_hold_every_request_that_lasted(load: list[tuple[int, int]], ser
     assert found.most_behind_count <= int((played.wait_ns > 0).sum())
 
 
-@given(loads, st.integers(1, 4))
-def test_utilisation_is_a_share_or_unknown(load: list[tuple[int, int]], servers: int) -> None:
-    share = utilisation(*columns(load), servers)
-    assert share is None or 0 <= share <= 1
-
-
-def test_servers_that_are_never_idle_are_used_in_full() -> None:
-    assert utilisation(*together(6, 10), servers=3) == 1.0
-
-
 def test_no_requests_make_no_line() -> None:
     none = np.empty(0, np.int64)
-    for servers in (1, 2):
-        assert predict_waits(none, none, servers).tolist() == []
-    assert predict_waits(none, none, discipline="batch").tolist() == []
-    assert utilisation(none, none) is None
-    assert convoys(replay(none, none)) == Convoys(0, 0, 0, 0)
-    assert what_if(none, none) == []
+    for serving in (Serving(1), Serving(2), VLLM_BATCHES):
+        played = replay(as_they_came(none, none), serving)
+        assert played.wait_ns.tolist() == []
+        assert convoys(played) == Convoys(0, 0, 0, 0)
 
 
-# -- what would lift it
+# -- in a loop
 
 
-def test_a_burst_over_k_servers_waits_a_kth() -> None:
-    gains = {(one.name, one.amount): one for one in what_if(*together(32, 1000), factors=(2, 4))}
-    for name in ("api_servers", "tokenizer_workers"):
-        for factor in (2, 4):
-            one = gains[name, factor]
-            assert one.mean_wait_before_ns == fifo_mean_wait_ns(32, 1000)
-            assert one.mean_wait_after_ns == fifo_mean_wait_ns(32 // factor, 1000)
-            assert one.saved_ns == one.mean_wait_before_ns - one.mean_wait_after_ns
-
-
-def test_batched_api_servers_each_let_their_own_share_go() -> None:
-    gain = what_if(*together(32, 1000), discipline="batch", factors=(4,))[0]
-    assert gain.name == "api_servers"
-    assert gain.mean_sojourn_before_ns == 32_000
-    assert gain.mean_sojourn_after_ns == 8_000
-
-
-def test_reused_prefixes_shorten_the_own_service_too() -> None:
-    gain = what_if(*together(10, 1000), factors=(), hit_ratio=0.75)[0]
-    assert (gain.name, gain.amount) == ("prefix_reuse", 0.75)
-    assert gain.mean_wait_after_ns == fifo_mean_wait_ns(10, 250)
-    assert gain.saved_ns == fifo_mean_sojourn_ns(10, 1000) - fifo_mean_sojourn_ns(10, 250)
-
-
-def test_no_gain_is_claimed_for_a_hit_ratio_that_is_unknown() -> None:
-    assert {one.name for one in what_if(*together(2, 10))} == {"api_servers", "tokenizer_workers"}
-
-
-@given(loads, st.integers(2, 4))
-def test_one_line_before_all_servers_saves_no_less_than_separate_lines_when_equal(
-    load: list[tuple[int, int]], factor: int
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 200))
+def test_users_in_a_loop_wait_for_all_others_less_their_time_away(
+    count: int, service: int, away: int
 ) -> None:
-    arrival, _ = columns(load)
-    equal = np.full(len(load), 7, np.int64)
-    separate, shared = what_if(arrival, equal, factors=(factor,))
-    assert shared.saved_ns >= separate.saved_ns - 1e-6
-    assert separate.saved_ns >= 0
+    played = replay(users(count, 6, service, away))
+    # Once all have been served, the server is theirs in turn: it works without a pause, or nobody
+    # waits at all.
+    later = played.wait_ns[count:]
+    assert set(later.tolist()) == {max(0, (count - 1) * service - away)}
 
 
-@pytest.mark.parametrize(
-    ("arrival", "service", "servers"), [([0], [1, 2], 1), ([0], [-1], 1), ([0], [1], 0)]
-)
-def test_a_line_that_cannot_be_is_refused(
-    arrival: list[int], service: list[int], servers: int
+def test_in_a_loop_who_leaves_sooner_comes_sooner() -> None:
+    once = users(2, 2, service_ns=10, away_ns=3)
+    assert replay(once).arrival_ns.tolist() == [0, 0, 13, 23]
+    assert replay(once, Serving(2)).arrival_ns.tolist() == [0, 0, 13, 13]
+
+
+def test_a_batch_in_a_loop_comes_back_together() -> None:
+    played = replay(users(3, 2, service_ns=10, away_ns=5), Serving(1, batch_limit=8))
+    assert played.leave_ns.tolist() == [30, 30, 30, 65, 65, 65]
+
+
+@given(loads, st.integers(1, 3), limits)
+def test_a_loop_of_requests_without_a_previous_one_is_as_they_came(
+    load: list[tuple[int, int]], servers: int, limit: int
 ) -> None:
-    with pytest.raises(ValueError, match=r"arrivals but|negative|at least 1"):
-        replay(np.array(arrival, np.int64), np.array(service, np.int64), servers)
+    played = replay(demand(load), Serving(servers, limit))
+    assert played.arrival_ns.tolist() == [arrival for arrival, _ in load]
+
+
+def test_some_requests_of_a_loop_keep_their_previous_ones() -> None:
+    every = users(3, 3, service_ns=10, away_ns=5)
+    of_one = every.of(np.array([1, 4, 7]))
+    assert replay(of_one).leave_ns.tolist() == [10, 25, 40]
+
+
+# -- by chance
+
+
+def test_random_arrivals_wait_as_pollaczek_and_khinchine_say() -> None:
+    # M/D/1: the mean wait is u s / (2 (1 - u)) at utilisation u and service time s.
+    service_ns, utilisation = 1_000_000, 0.6
+    gaps = np.random.default_rng(1).exponential(service_ns / utilisation, 100_000)
+    arrival = np.cumsum(gaps).astype(np.int64)
+    played = replay(as_they_came(arrival, np.full(len(arrival), service_ns, np.int64)))
+    expected_ns = utilisation * service_ns / (2 * (1 - utilisation))
+    assert played.wait_ns.mean() == pytest.approx(expected_ns, rel=0.03)
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize("wrong", [{"server_count": 0}, {"batch_limit": 0}, {"gather_ns": -1}])
+def test_a_server_that_serves_nobody_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="serves nobody"):
+        Serving(**wrong)
+
+
+def test_requests_that_lack_a_service_time_or_have_a_negative_one_are_refused() -> None:
+    two, one = np.zeros(2, np.int64), np.ones(1, np.int64)
+    with pytest.raises(ValueError, match="needs an arrival"):
+        as_they_came(two, one)
+    with pytest.raises(ValueError, match="negative"):
+        as_they_came(one, -one)

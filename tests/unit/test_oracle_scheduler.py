@@ -48,6 +48,17 @@ def test_long_prompts_are_computed_in_chunks_beside_running_requests() -> None:
     assert not scheduler.has_work
 
 
+def test_all_that_a_step_takes_up_is_scheduled_at_one_instant() -> None:
+    scheduler = Scheduler(Limits(step_tokens=10, running_requests=8, block_count=100))
+    together = [make_request(1, [1] * 4), make_request(2, [2] * 15)]
+    for request in together:
+        scheduler.add(request)
+
+    step(scheduler)
+
+    assert together[0].scheduled_ns == together[1].scheduled_ns >= together[1].queued_ns
+
+
 def test_a_known_prefix_is_not_computed_again() -> None:
     scheduler = Scheduler(Limits(block_count=100))
     prompt = list(range(2 * BLOCK_TOKENS + 3))

@@ -41,6 +41,7 @@ def test_a_finished_request_has_every_boundary_on_the_monotonic_clock():
     assert after_start_ms(row, "first_token_ns") == 1000
     assert after_start_ms(row, "last_token_ns") == 2500
     assert after_start_ms(row, "done_ns") == 3000
+    assert row["decode_duration_ns"] == 1500 * MS
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def test_what_the_server_does_not_say_is_unknown_and_never_zero(absent):
         "gen_ai.latency.e2e": {"last_token_ns"},
         "gen_ai.latency.time_in_queue": {"queued_ns"},
         "gen_ai.latency.time_in_model_prefill": {"queued_ns", "scheduled_ns"},
+        "gen_ai.latency.time_in_model_decode": {"decode_duration_ns"},
         "gen_ai.usage.prompt_tokens": {"prompt_tokens"},
         "gen_ai.usage.completion_tokens": {"output_tokens"},
     }.get(absent, set())
