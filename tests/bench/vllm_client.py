@@ -2,15 +2,15 @@
 
 Importing vLLM takes many seconds, so one process imports it once and then runs the program's own
 ``main`` per line that it reads, with the arguments that a user would give. In between it waits,
-which costs nothing. Run as a program (by vLLM's Python) this file is that
-process; imported, it is the side that gives the orders. Its top level needs the standard library
-only: neither side's packages are installed on the other.
+which costs nothing. Run as a program (by vLLM's Python) this file is that process; imported, it is
+the side that gives the orders. Its top level needs the standard library only: neither side's
+packages are installed on the other.
 
-Two parts are replaced. ``get_samples``, the reader of data sets, needs pandas and gives each
-chat's content as a list of parts. And the HTTP session goes without ``trust_env``, for which
-aiohttp looks for a password and a proxy in two other threads before each request is sent, with
-vLLM's clock running; the argument ``as-shipped`` keeps it. All that sends, reads and times
-requests is vLLM's own.
+One part is replaced: ``get_samples``, the reader of data sets, which needs pandas and gives each
+chat's content as a list of parts. All that sends, reads and times requests is vLLM's own. With the
+argument ``without-lookups`` its HTTP session goes without ``trust_env``, for which aiohttp looks
+for a password and a proxy in two other threads before each request is sent, with vLLM's clock
+running.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 
 END_LIMIT_S: Final = 10.0
 LOG_LINES: Final = 20
-AS_SHIPPED: Final = "as-shipped"
+WITHOUT_LOOKUPS: Final = "without-lookups"
 
 
 class Request(NamedTuple):
@@ -61,12 +61,12 @@ class VllmClient:
     """The process that waits for orders; use ``with``. Its chatter goes to ``log``."""
 
     def __init__(
-        self, python: Path, environment: Mapping[str, str], log: Path, *, is_as_shipped: bool
+        self, python: Path, environment: Mapping[str, str], log: Path, *, with_lookups: bool
     ) -> None:
         self._log = log
         with open(log, "wb") as log_file:
             self._process = subprocess.Popen(
-                [str(python), __file__, *([AS_SHIPPED] if is_as_shipped else [])],
+                [str(python), __file__, *([] if with_lookups else [WITHOUT_LOOKUPS])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
@@ -159,7 +159,7 @@ def serve_runs() -> None:
     def make_plain_session(**settings: Any) -> Any:
         return make_session(**settings | {"trust_env": False})
 
-    if AS_SHIPPED not in sys.argv:
+    if WITHOUT_LOOKUPS in sys.argv:
         aiohttp.ClientSession = make_plain_session
     bench_serve.benchmark = timed_benchmark
     bench_serve.get_samples = get_samples
