@@ -268,7 +268,7 @@ def test_a_hostile_page_is_refused_or_gives_numbers(lines):
 
 
 @pytest.mark.parametrize(("idle_cores", "scrape_count"), [(2.0, 41), (0.5, 3)])
-def test_a_host_without_idle_cpu_is_asked_a_twentieth_as_often(monkeypatch, idle_cores, scrape_count):
+def test_a_host_without_idle_cpu_is_asked_less_often(monkeypatch, idle_cores, scrape_count):
     # Given a second's tick for forty seconds
     class Host:
         now_ns = 0
