@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 
-SILENCE_S = 3.0
+SILENCE_S = 4.0
 # Between the stop signal and SIGKILL: a recorder needs CPU time to write its file, and on a
 # saturated host that takes seconds; once the session is gone, a recorder may not stay.
 GRACE_S = 5.0
