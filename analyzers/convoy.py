@@ -103,9 +103,7 @@ class Demand:
 
     def of(self, rows: Rows) -> Demand:
         """Return some requests of it; who came after one that is left out comes when it did."""
-        place = np.full(len(self.arrival_ns) + 1, NOBODY, np.intp)  # the last one is nobody's
-        place[rows] = np.arange(len(rows))
-        previous = place[self.previous[rows]]
+        previous = previous_among(rows, self.previous)
         return Demand(self.arrival_ns[rows], self.service_ns[rows], previous, self.away_ns[rows])
 
     def served_in(self, service_ns: Times) -> Demand:
@@ -113,10 +111,14 @@ class Demand:
         return Demand(self.arrival_ns, service_ns, self.previous, self.away_ns)
 
 
-def as_they_came(arrival_ns: Times, service_ns: Times) -> Demand:
-    """Return requests that come when they did, whatever happens to others."""
-    nobody = np.full(len(arrival_ns), NOBODY, np.intp)
-    return Demand(arrival_ns, service_ns, nobody, np.zeros(len(arrival_ns), np.int64))
+def previous_among(rows: Rows, previous: Rows) -> Rows:
+    """Return who came before each of ``rows``, as places in ``rows``; `NOBODY` if not among them.
+
+    ``previous`` is the row before each row, or `NOBODY`.
+    """
+    place = np.full(len(previous) + 1, NOBODY, np.intp)  # the last one is nobody's
+    place[rows] = np.arange(len(rows))
+    return place[previous[rows]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from analyzers.convoy import NOBODY, Demand, Replay, Rows, replay
+from analyzers.convoy import NOBODY, Demand, Replay, Rows, previous_among, replay
 from analyzers.convoy_event_loop import event_loop_visits
 from analyzers.convoy_loops import Coming, Loop, find_loop
 from analyzers.convoy_prefill import prefill_visits
 from analyzers.convoy_tokenizer import tokenizer_visits
 from analyzers.convoy_visits import Unseen, Visits
-from analyzers.request_parts import MeasuredRequests, measure_requests
+from analyzers.request_parts import MeasuredRequests, measure_requests, scenarios
 from analyzers.timeline import Timeline
 from analyzers.waterfall import UNKNOWN
-from collectors.schema import WARM_UP
 
 _VISITS: Final = (tokenizer_visits, event_loop_visits, prefill_visits)
 _NEVER: Final = np.iinfo(np.int64).max  # the end of a request that was not seen to end
@@ -78,28 +76,15 @@ def measure_lines(timeline: Timeline) -> list[Lines]:
     """Return the lines of each scenario of a capture."""
     measured = timeline.once(measure_requests)
     found = []
-    for name, rows, wall_ns in _scenarios(measured):
-        loop = _loop(measured, name)
+    for one in scenarios(measured):
+        rows, loop = one.rows, _loop(measured, one.name)
+        wall_ns = float(one.group.falls.wall[one.at].mean())
         seen = [visits(timeline, rows) for visits in _VISITS]
-        lines = [_line(one, rows, loop) for one in seen if isinstance(one, Visits)]
-        lines = [one for one in lines if len(one.compared)]
-        unseen = [one for one in seen if isinstance(one, Unseen)]
-        found.append(Lines(name, rows, wall_ns, loop, lines, unseen))
+        lines = [_line(visits, rows, loop) for visits in seen if isinstance(visits, Visits)]
+        lines = [line for line in lines if len(line.compared)]
+        unseen = [visits for visits in seen if isinstance(visits, Unseen)]
+        found.append(Lines(one.name, rows, wall_ns, loop, lines, unseen))
     return found
-
-
-def _scenarios(measured: MeasuredRequests) -> Iterator[tuple[str | None, Rows, float]]:
-    """Yield each scenario's name, its requests that were seen best, and their mean wall time."""
-    rows = measured.rows
-    asked = np.flatnonzero(rows.has_client) if rows.has_client.any() else range(len(rows.request))
-    for name in dict.fromkeys(rows.scenario[row] for row in asked):
-        if name == WARM_UP:
-            continue
-        for group in measured.groups:  # those that were seen best come first
-            at = np.array([rows.scenario[row] == name for row in group.rows], np.bool_)
-            if at.any():
-                yield name, group.rows[at], float(group.falls.wall[at].mean())
-                break
 
 
 def _loop(measured: MeasuredRequests, name: str | None) -> Loop:
@@ -120,9 +105,7 @@ def _loop(measured: MeasuredRequests, name: str | None) -> Loop:
 
 def _line(visits: Visits, own: Rows, loop: Loop) -> Line:
     """Replay a resource; in a loop of users their time away from it is as it was measured."""
-    place = np.full(len(loop.previous) + 1, NOBODY, np.intp)  # the last one is nobody's
-    place[visits.rows] = np.arange(len(visits.rows))
-    previous = place[loop.previous[visits.rows]]
+    previous = previous_among(visits.rows, loop.previous)
     away = np.maximum(visits.arrived_ns - visits.left_ns[previous], 0)
     demand = Demand(
         visits.arrived_ns, visits.service_ns, previous, np.where(previous == NOBODY, 0, away)

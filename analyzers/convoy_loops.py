@@ -57,10 +57,9 @@ def find_loop(due_ns: Times, end_ns: Times) -> Loop:
     by_due, by_end = np.argsort(due_ns, kind="stable"), np.argsort(end_ns, kind="stable")
     # With at most N in flight, the k-th end is over when the (N + k)-th is due.
     after, before = by_due[users:], by_end[: count - users]
-    lag_ns = due_ns[after] - end_ns[before]
-    if (lag_ns <= AT_ONCE_NS).mean() >= MOST_RATIO:
+    is_at_once = due_ns[after] - end_ns[before] <= AT_ONCE_NS
+    if is_at_once.mean() >= MOST_RATIO:
         previous = nobody.copy()
-        is_at_once = lag_ns <= AT_ONCE_NS
         previous[after[is_at_once]] = before[is_at_once]
         return Loop(Coming.USERS, users, previous)
     if _is_in_batches(due_ns[by_due], end_ns[by_due], users):

@@ -19,11 +19,11 @@ from analyzers.convoy_visits import (
 from analyzers.intervals import Intervals, Times, difference, intersection, intervals, joined
 from analyzers.request_parts import MeasuredRequests, measure_requests
 from analyzers.stages import shown
-from analyzers.timeline import Thread, Timeline, runs_by_thread
-from analyzers.tokenizer_cost import API_SERVER, DEFAULT_RATE_HZ, SERVICE, TOKENIZE, is_batched
-from analyzers.tokenizer_service import OTHERS_RATIO
+from analyzers.timeline import Thread, Timeline
+from analyzers.tokenizer_cost import DEFAULT_RATE_HZ, SERVICE, is_batched
+from analyzers.tokenizer_service import OTHERS_RATIO, find_tokenizers
 from analyzers.tokenizer_turns import LATE_NS
-from analyzers.waterfall import UNKNOWN
+from analyzers.waterfall import UNKNOWN, earlier
 
 
 def tokenizer_visits(timeline: Timeline, rows: Rows) -> Visits | Unseen:
@@ -37,7 +37,7 @@ def tokenizer_visits(timeline: Timeline, rows: Rows) -> Visits | Unseen:
     arrived = at["arrived" if is_from_server else "sent"]
     hand_over, waited = _turns(measured)
     # The end of the turn is what the stacks say; where they say nothing it was not after these.
-    let_go = not_before(arrived, _earlier(at["headers"], at["queued"]))
+    let_go = not_before(arrived, earlier(at["headers"], at["queued"]))
     left = np.where(hand_over == UNKNOWN, let_go, at["queued"] - hand_over)
     there = find_there(arrived, left, rows)
     if there is None:
@@ -86,20 +86,15 @@ class _Work:
 
 def _find_work(timeline: Timeline) -> _Work | str:
     """Return the work of the threads that tokenize, or why it cannot be replayed."""
-    sampled = [timeline.threads[track] for track in timeline.once(runs_by_thread)]
-    threads = [thread for thread in sampled if thread.process.role == API_SERVER]
-    if not threads:
-        return "the capture holds no stacks of the API server"
-    tokenized = {one.track: shown(timeline, one, {TOKENIZE}).total() for one in threads}
-    total = sum(tokenized.values())
-    if not total:
-        return "no thread of the API server was seen to tokenize"
+    shares = find_tokenizers(timeline)
+    if isinstance(shares, str):
+        return shares
     # What shows in the event loop is how prompts are handed to the others, if there are others.
     pool = [
         one
-        for one in threads
-        if one.tid != one.process.pid and tokenized[one.track] >= OTHERS_RATIO * total
-    ] or [max(threads, key=lambda one: tokenized[one.track])]
+        for one, share_ratio in shares
+        if one.tid != one.process.pid and share_ratio >= OTHERS_RATIO
+    ] or [max(shares, key=lambda one: one[1])[0]]
     if len({one.process.track for one in pool}) > 1:
         return "several API servers tokenized: which of them took a request was not seen"
     process = pool[0].process
@@ -122,8 +117,3 @@ def _turns(measured: MeasuredRequests) -> tuple[Times, Times]:
             if part in group.falls.parts:
                 found[place, group.rows] = group.falls.parts[part]
     return found[0], found[1]
-
-
-def _earlier(a: Times, b: Times) -> Times:
-    """Return the earlier of two instants, or the one that was seen."""
-    return np.where((a != UNKNOWN) & ((a < b) | (b == UNKNOWN)), a, b)

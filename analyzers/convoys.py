@@ -173,12 +173,12 @@ def _gains(timeline: Timeline, line: Line) -> list[Gain]:
 
 
 def _reuse_ratio(timeline: Timeline) -> float | None:
-    """Return which share of the prompts began as earlier ones did: what the engine's cache held."""
+    """Return which share of the prompts began as earlier ones did: what the engine's cache held.
+
+    None where that is nothing, or was not told.
+    """
     server = timeline.once(measure_server)
-    if server is None:
-        return None
-    queries, hits = server.rise("vllm:prefix_cache_queries"), server.rise("vllm:prefix_cache_hits")
-    return hits / queries if queries and hits else None
+    return (server.prefix_cache_hit_ratio or None) if server is not None else None
 
 
 def _gain_row(gain: Gain) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Without the server's own trace a request has the client's parts only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,10 +25,11 @@ from analyzers.waterfall import (
     Cut,
     Waterfalls,
     cut,
+    earlier,
     stack,
     waterfalls,
 )
-from collectors.schema import OK
+from collectors.schema import OK, WARM_UP
 
 FRONTEND: Final = "frontend"  # the part that the tokenizer's turns cut further
 
@@ -75,6 +77,44 @@ def measure_requests(timeline: Timeline) -> MeasuredRequests:
     return MeasuredRequests(rows, groups, service if isinstance(service, str) else None)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ScenarioRows:
+    """One scenario's requests; numbers of `RequestRows`, those that failed too, in ``asked``.
+
+    ``group`` holds those that were seen best, at ``at``.
+    """
+
+    name: str | None
+    asked: Rows
+    group: Group
+    at: Rows
+
+    @property
+    def rows(self) -> Rows:
+        """Those that were seen best, as numbers of `RequestRows`."""
+        return self.group.rows[self.at]
+
+
+def scenarios(measured: MeasuredRequests) -> Iterator[ScenarioRows]:
+    """Yield the scenarios of which some request ended well, in order, but not the warm-up.
+
+    Where a client asked, what others asked meanwhile is in none of them.
+    """
+    rows = measured.rows
+    among = np.flatnonzero(rows.has_client)
+    if not len(among):
+        among = np.arange(len(rows.request))
+    for name in dict.fromkeys(rows.scenario[row] for row in among):
+        if name == WARM_UP:
+            continue
+        asked = np.array([row for row in among if rows.scenario[row] == name], np.intp)
+        for group in measured.groups:  # those that were seen best come first
+            at = np.flatnonzero(np.isin(group.rows, asked))
+            if len(at):
+                yield ScenarioRows(name, asked, group, at)
+                break
+
+
 def _turns(
     rows: RequestRows, cuts: list[tuple[Chain, Rows, Cut]], service: Service
 ) -> dict[str, Times]:
@@ -89,7 +129,7 @@ def _turns(
         if FRONTEND in chain.parts:
             arrived[own] = made.instants[:, chain.boundaries.index("arrived")]
             queued[own] = made.instants[:, chain.boundaries.index("queued")]
-    let_go = _earlier(rows.instants["headers"], queued)
+    let_go = earlier(rows.instants["headers"], queued)
     is_cut = np.flatnonzero((arrived != UNKNOWN) & (queued != UNKNOWN))
     is_other = let_go != UNKNOWN
     is_other[is_cut] = False
@@ -104,8 +144,3 @@ def _turns(
     for name, values in cut_turns(line, service).items():
         turns[name][is_cut] = values
     return turns
-
-
-def _earlier(a: Times, b: Times) -> Times:
-    """Return the earlier of two instants, or the one that was seen."""
-    return np.where((a != UNKNOWN) & ((a < b) | (b == UNKNOWN)), a, b)

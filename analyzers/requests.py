@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import numpy as np
-
 from analyzers.base import Analyzer, Outcome
 from analyzers.findings import Finding, Quantity, Rank, abstention
 from analyzers.percentiles import METHODS, spread_seconds
-from analyzers.request_parts import FRONTEND, MeasuredRequests, measure_requests
-from analyzers.request_rows import Rows, seen_boundaries
+from analyzers.request_parts import (
+    FRONTEND,
+    MeasuredRequests,
+    ScenarioRows,
+    measure_requests,
+    scenarios,
+)
+from analyzers.request_rows import RequestRows, seen_boundaries
 from analyzers.request_scenarios import (
     MEANS,
     latencies,
@@ -32,7 +36,7 @@ from analyzers.server import milliseconds
 from analyzers.timeline import Timeline
 from analyzers.tokenizer_turns import PIECES
 from analyzers.waterfall import BOTH, CLIENT
-from collectors.schema import INTERRUPTED, OK, WARM_UP
+from collectors.schema import INTERRUPTED, OK
 
 SLUG: Final = "request-waterfall"
 # Boundaries of one request that are out of order by more than this are worth a word.
@@ -63,42 +67,26 @@ PHRASES: Final = {
 def run(timeline: Timeline) -> Outcome:
     """Report each scenario's parts; a finding for the largest host part."""
     measured = timeline.once(measure_requests)
-    rows = measured.rows
-    if rows.has_client.any():
-        asked = np.flatnonzero(rows.has_client)
-        names = dict.fromkeys(rows.scenario[row] for row in asked)
-        found = [_scenario(timeline, measured, one, asked) for one in names if one != WARM_UP]
-    else:
-        found = [_scenario(timeline, measured, None, np.arange(len(rows.request)))]
-    scenarios = [one for one in found if one is not None]
+    found = [_scenario(timeline, measured.rows, one) for one in scenarios(measured)]
     section = {
-        "sources": _sources(timeline, scenarios),
+        "sources": _sources(timeline, found),
         "interval_methods": METHODS,
-        "contradicted_count": rows.contradicted_count,
-        "scenarios": scenarios,
+        "contradicted_count": measured.rows.contradicted_count,
+        "scenarios": found,
     }
-    return Outcome({"requests": section}, _findings(measured, scenarios))
+    return Outcome({"requests": section}, _findings(measured, found))
 
 
-def _scenario(
-    timeline: Timeline, measured: MeasuredRequests, name: str | None, among: Rows
-) -> dict[str, Any] | None:
-    """Return the scenario's figures; None when none of its requests ended well.
+def _scenario(timeline: Timeline, rows: RequestRows, one: ScenarioRows) -> dict[str, Any]:
+    """Return the scenario's figures.
 
     Where the server's side of some requests was seen, only those have a waterfall: their parts do
     not compare with those of the others.
     """
-    rows = measured.rows
-    own = np.array([row for row in among if rows.scenario[row] == name], np.intp)
-    for group in measured.groups:  # those that were seen best come first
-        at = np.flatnonzero(np.isin(group.rows, own))
-        if len(at):
-            break
-    else:
-        return None
+    group, own, chosen = one.group, one.asked, one.rows
     statuses = [rows.status[row] for row in own]
     well = own[[status == OK for status in statuses]]
-    chosen, falls = group.rows[at], group.falls.of(at)
+    falls = group.falls.of(one.at)
     parts = _without_doubles(part_rows(falls))
     if group.chain is CLIENT:
         start_ns = int(rows.instants["due"][own].min())
@@ -106,13 +94,13 @@ def _scenario(
         if means is not None:
             parts = with_server_means(parts, means, float(falls.wall.mean()) / 1e9)
     return {
-        "name": name,
+        "name": one.name,
         "seen_from": _SEEN_FROM.get(group.chain, "server"),
         "count": len(chosen),
-        "failed_count": sum(one not in (OK, INTERRUPTED) for one in statuses),
+        "failed_count": sum(status not in (OK, INTERRUPTED) for status in statuses),
         "interrupted_count": statuses.count(INTERRUPTED),
         "without_server_count": len(well) - len(chosen),
-        "disorder_count": int((group.disorder[at] > DISORDER_NS).sum()),
+        "disorder_count": int((group.disorder[one.at] > DISORDER_NS).sum()),
         "wall": spread_seconds(falls.wall),
         **latencies(rows, well),
         "parts": parts,

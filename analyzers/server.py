@@ -75,6 +75,12 @@ class ServerMetrics:
         return self.count(TTFT)
 
     @property
+    def prefix_cache_hit_ratio(self) -> float | None:
+        """Return which share of the prompts' tokens the prefix cache held; None if not told."""
+        queries, hits = self.rise("vllm:prefix_cache_queries"), self.rise("vllm:prefix_cache_hits")
+        return hits / queries if hits is not None and queries else None
+
+    @property
     def residual_seconds(self) -> float | None:
         """Return mean TTFT less queue and prefill: the front of the API server, and a little more.
 
@@ -147,7 +153,6 @@ def run(timeline: Timeline) -> Outcome:
 
 
 def _section(server: ServerMetrics) -> dict[str, Any]:
-    queries, hits = server.rise("vllm:prefix_cache_queries"), server.rise("vllm:prefix_cache_hits")
     section: dict[str, Any] = {
         "window_seconds": server.window_seconds,
         "scrape_count": server.scrape_count,
@@ -164,7 +169,7 @@ def _section(server: ServerMetrics) -> dict[str, Any]:
         "prompt_token_count": server.rise("vllm:prompt_tokens"),
         "generation_token_count": server.rise("vllm:generation_tokens"),
         "preemption_count": server.rise("vllm:num_preemptions"),
-        "prefix_cache_hit_ratio": hits / queries if hits is not None and queries else None,
+        "prefix_cache_hit_ratio": server.prefix_cache_hit_ratio,
     }
     for key, name in (
         ("running", "vllm:num_requests_running"),

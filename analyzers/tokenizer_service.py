@@ -9,7 +9,7 @@ import numpy as np
 from analyzers.gil_holds import find_holds
 from analyzers.intervals import Intervals, covered_before, intervals
 from analyzers.stages import UNKNOWN, shown
-from analyzers.timeline import Timeline, runs_by_thread
+from analyzers.timeline import Thread, Timeline, runs_by_thread
 from analyzers.tokenizer_cost import (
     API_SERVER,
     DEFAULT_RATE_HZ,
@@ -29,18 +29,13 @@ _BETWEEN: Final = frozenset({"dispatch", UNKNOWN})
 
 def find_service(timeline: Timeline) -> Service | str:
     """Return the one tokenizer thread's work, or the reason why turns cannot be cut by it."""
-    sampled = [timeline.threads[track] for track in timeline.once(runs_by_thread)]
-    threads = [thread for thread in sampled if thread.process.role == API_SERVER]
-    if not threads:
-        return "the capture holds no stacks of the API server"
     if is_batched(timeline):
         return "this server's tokenizer lets the prompts of a batch go together: they have no turns"
-    tokenized = {one.track: shown(timeline, one, {TOKENIZE}).total() for one in threads}
-    total = sum(tokenized.values())
-    if not total:
-        return "no thread of the API server was seen to tokenize"
-    busiest = max(threads, key=lambda one: tokenized[one.track])
-    if tokenized[busiest.track] < (1 - OTHERS_RATIO) * total:
+    shares = find_tokenizers(timeline)
+    if isinstance(shares, str):
+        return shares
+    busiest, share_ratio = max(shares, key=lambda one: one[1])
+    if share_ratio < 1 - OTHERS_RATIO:
         return "several threads tokenized at once: whose prompt each worked on cannot be told"
     rate_hz = timeline.sampling_rate_hz(busiest.process) or DEFAULT_RATE_HZ
     template = shown(timeline, busiest, SERVICE - {TOKENIZE})
@@ -53,6 +48,22 @@ def find_service(timeline: Timeline) -> Service | str:
         between=np.sort(np.concatenate((between.start, template.start))),
         holds=find_holds(timeline, busiest),
     )
+
+
+def find_tokenizers(timeline: Timeline) -> list[tuple[Thread, float]] | str:
+    """Return the API servers' threads with each one's share of the tokenizing, by their stacks.
+
+    Or the reason why there are none.
+    """
+    sampled = [timeline.threads[track] for track in timeline.once(runs_by_thread)]
+    threads = [thread for thread in sampled if thread.process.role == API_SERVER]
+    if not threads:
+        return "the capture holds no stacks of the API server"
+    tokenized = [shown(timeline, one, {TOKENIZE}).total() for one in threads]
+    total = sum(tokenized)
+    if not total:
+        return "no thread of the API server was seen to tokenize"
+    return [(one, spent / total) for one, spent in zip(threads, tokenized, strict=True)]
 
 
 def _filled(busy: Intervals, between: Intervals) -> Intervals:

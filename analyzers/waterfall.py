@@ -153,3 +153,8 @@ def waterfalls(chain: Chain, made: Cut) -> Waterfalls:
 def stack(chain: Chain, instants: dict[str, Times], rows: Sequence[int] | Times) -> Times:
     """Return the chain's boundaries of some requests as [request, boundary]."""
     return np.stack([instants[name][rows] for name in chain.boundaries], axis=1)
+
+
+def earlier(a: Times, b: Times) -> Times:
+    """Return the earlier of two instants, or the one that was seen."""
+    return np.where((a != UNKNOWN) & ((a < b) | (b == UNKNOWN)), a, b)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from demands import as_they_came, together
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from analyzers.convoy import (
     Demand,
     Replay,
     Serving,
-    as_they_came,
     batch_mean_sojourn_ns,
     convoys,
     replay,
@@ -32,10 +32,6 @@ limits = st.integers(1, 6)
 def demand(load: list[tuple[int, int]]) -> Demand:
     pairs = np.array(load, np.int64).reshape(-1, 2)
     return as_they_came(pairs[:, 0], pairs[:, 1])
-
-
-def together(count: int, service_ns: int) -> Demand:
-    return as_they_came(np.zeros(count, np.int64), np.full(count, service_ns, np.int64))
 
 
 def users(count: int, requests: int, service_ns: int, away_ns: int) -> Demand:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from demands import as_they_came, together
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzers.convoy import NOBODY, Demand, Serving, as_they_came
+from analyzers.convoy import NOBODY, Demand, Serving
 from analyzers.convoy_gains import Gain, what_if
-
-
-def together(count: int, service_ns: int) -> Demand:
-    return as_they_came(np.zeros(count, np.int64), np.full(count, service_ns, np.int64))
 
 
 def of_burst(count: int, service_ns: int) -> float:
