@@ -22,7 +22,7 @@ from probes.procfs import Procfs
 from probes.target import Process, Target
 
 RATE_HZ: Final = 20.0
-SCARCE_DIVISOR: Final = 4  # of the rate while less than one CPU is idle
+SCARCE_DIVISOR: Final = 8  # of the rate while less than one CPU is idle
 # In ticks of the full rate; a slow tick counts as several, so these are multiples of the divisor.
 FLUSH_TICKS: Final = 8  # 0.4 s: with the recorder's own half second a kill costs less than one
 GOVERN_TICKS: Final = 20
@@ -98,6 +98,11 @@ class ThreadProbe:
         record.achieved_hz = self._pacer.achieved_hz
         record.largest_gap_ns = self._pacer.largest_gap_ns
         return record
+
+    @property
+    def is_slowed(self) -> bool:
+        """Whether it looks less often than asked, because less than one CPU is idle."""
+        return self._stride > 1
 
     def totals_ns(self) -> dict[int, tuple[int, int]]:
         """Return each process's (run, run-queue wait) so far, for a live view."""

@@ -23,6 +23,7 @@ from probes.base import Capability, Context, Level, Probe
 from probes.keeper import Keeper, KeeperGone
 from probes.server_metrics import ServerMetricsProbe, server_version
 from probes.target import Process, Target
+from probes.threads import ThreadProbe
 from profiler import __version__
 
 FOLLOW_S = 2.0  # a new process of a server takes longer to start
@@ -130,6 +131,11 @@ class Session:
             on_tick()
             left_s = POLL_S if deadline_ns is None else min(POLL_S, (deadline_ns - now_ns) / 1e9)
             self.stop_requested.wait(max(0.0, left_s))
+
+    @property
+    def is_host_busy(self) -> bool:
+        """Whether the probes go slow because the host is short of CPU (`probes.governor`)."""
+        return any(isinstance(one, ThreadProbe) and one.is_slowed for one in self._running)
 
     def add_requests(self, rows: pa.Table) -> None:
         """Put requests that somebody else saw, such as a load client, into the capture."""

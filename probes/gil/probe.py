@@ -27,7 +27,7 @@ class GilProbe(SamplerProbe[GilLayout, Batch]):
 
     name = "gil"
     _noun = "GIL sampler"
-    _scarce_divisor = 50.0
+    _scarce_divisor = 100.0
 
     def __init__(
         self, rate_hz: float = DEFAULT_HZ, look_hz: float = LOOK_HZ, *, is_realtime: bool = False,
