@@ -77,7 +77,18 @@ def finalise(directory: Path, manifest: Manifest) -> Capture:
     Raises:
         OutputFull, OutputNotWritable: no room; the recording stays as it was and still opens.
     """
-    tables = _recover(directory, manifest)
+    capture = write_capture(directory, manifest, _recover(directory, manifest))
+    for leftover in ("stream", "raw"):
+        shutil.rmtree(directory / leftover, ignore_errors=True)
+    return capture
+
+
+def write_capture(directory: Path, manifest: Manifest, tables: dict[str, pa.Table]) -> Capture:
+    """Write a finished capture into an existing directory: all tables at once, or none.
+
+    Raises:
+        OutputFull, OutputNotWritable: no room; what was in the directory stays as it was.
+    """
     draft = directory / "tables.tmp"
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     try:
@@ -85,7 +96,7 @@ def finalise(directory: Path, manifest: Manifest) -> Capture:
         draft.mkdir()
         for name, table in tables.items():
             key = next((key for key in table.column_names if key in _SORT_KEYS), None)
-            ordered = table.sort_by(key) if key else table
+            ordered = _in_order(table, key) if key else table
             with pa.ipc.new_file(draft / f"{name}.arrow", ordered.schema, options=options) as sink:
                 sink.write_table(ordered)
             tables[name] = ordered
@@ -94,9 +105,26 @@ def finalise(directory: Path, manifest: Manifest) -> Capture:
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise output_error(error, str(directory)) from error
-    for leftover in ("stream", "raw"):
-        shutil.rmtree(directory / leftover, ignore_errors=True)
     return Capture(directory, manifest, tables, is_recovered=False)
+
+
+def _in_order(table: pa.Table, key: str) -> pa.Table:
+    """Sort by a column; what is in order already, as most imported timelines are, stays."""
+    values = table[key].to_numpy()
+    return table if bool((values[1:] >= values[:-1]).all()) else table.sort_by(key)
+
+
+def _conformed(table: pa.Table, name: str) -> pa.Table:
+    """Give a table of an earlier schema version today's columns; what it lacks is unknown."""
+    schema = TABLES[name]
+    if table.schema.equals(schema):
+        return table
+    known = set(table.column_names)
+    columns = [
+        table[one.name].cast(one.type) if one.name in known else pa.nulls(len(table), one.type)
+        for one in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def _read_final(path: Path, name: str) -> pa.Table:
@@ -104,7 +132,7 @@ def _read_final(path: Path, name: str) -> pa.Table:
         return TABLES[name].empty_table()
     try:
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
-            return reader.read_all()
+            return _conformed(reader.read_all(), name)
     except (pa.ArrowInvalid, OSError) as error:
         remedy = "copy the capture again from where it was recorded"
         raise CaptureInvalid(f"{path} is damaged", remedy) from error
@@ -115,7 +143,8 @@ def _recover(directory: Path, manifest: Manifest) -> dict[str, pa.Table]:
     torn: list[str] = []
     for name, schema in TABLES.items():
         path = directory / "stream" / f"{name}.arrows"
-        tables[name], is_torn = read_stream(path, schema)
+        table, is_torn = read_stream(path, schema)
+        tables[name] = _conformed(table, name)
         if is_torn:
             torn.append(name)
     tables["tracks"] = _last_of_each_track(tables["tracks"])

@@ -13,6 +13,8 @@ from collectors.errors import CaptureInvalid
 from collectors.schema import SCHEMA_VERSION
 
 FILE_NAME: Final = "manifest.json"
+MONOTONIC: Final = "monotonic"
+IMPORTED: Final = "imported"  # the kind of a target that was not recorded but read from files
 
 State = Literal["recording", "complete", "partial"]
 
@@ -57,12 +59,18 @@ class TargetRecord:
 
 @dataclass(slots=True)
 class Manifest:
-    """The run. Times are CLOCK_MONOTONIC ns but for the anchors, which tie them to wall time."""
+    """The run. Times are ns of ``clock``; the anchors tie CLOCK_MONOTONIC to the other clocks.
+
+    An imported timeline keeps its own clock (`collectors.importers.trace.Clock`), has no anchors,
+    and names in ``sources`` the files that it was made of.
+    """
 
     target: TargetRecord
     started_ns: int
     cputax_version: str
     schema_version: int = SCHEMA_VERSION
+    clock: str = MONOTONIC
+    sources: list[str] = field(default_factory=list)
     state: State = "recording"
     stopped_ns: int | None = None
     stop_reason: str | None = None
@@ -108,7 +116,7 @@ def read_manifest(directory: Path) -> Manifest:
         target = document.pop("target")
         processes = [ProcessRecord(**record) for record in target.pop("processes")]
         anchors = [Anchor(**record) for record in document.pop("anchors")]
-        if not anchors:
+        if not anchors and document.get("clock", MONOTONIC) == MONOTONIC:
             raise ValueError("it has no clock anchor")
         return Manifest(
             target=TargetRecord(processes=processes, **target),

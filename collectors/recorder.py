@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,8 +46,9 @@ class Recorder:
         self.row_count = 0
         self._lock = threading.Lock()
         self._pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
-        self._tracks: dict[tuple[int, ...], dict[str, Any]] = {}
+        self._tracks: dict[tuple[object, ...], dict[str, Any]] = {}
         self._counters: dict[tuple[str, str], int] = {}
+        self._names: dict[tuple[str, str], int] = {}
         self._lost: dict[str, int] = {}
         self._stopping = threading.Event()
         try:
@@ -109,6 +111,37 @@ class Recorder:
         row = {"kind": "thread", "parent": process, "pid": pid, "tid": tid, "name": name}
         return self._track((process, pid, tid), {**row, "role": role, "inner_tid": inner_tid})
 
+    def device_track(self, index: int, *, name: str = "", rank: int | None = None) -> int:
+        """Return the track of this GPU, registering it the first time."""
+        row = {"kind": "device", "name": name, "role": "gpu", "rank": rank, "device": index}
+        return self._track(("device", index), row)
+
+    def stream_track(
+        self, device: int, stream: int, *, index: int, pid: int | None, name: str = "",
+        rank: int | None = None,
+    ) -> int:  # fmt: skip
+        """Return the track of a stream or queue of a device's track, for one process's work.
+
+        ``index`` is the device's; ``pid`` None where nobody knows whose work it is.
+        """
+        row = {"kind": "stream", "parent": device, "pid": pid, "tid": stream, "name": name}
+        row |= {"role": "gpu", "rank": rank, "device": index}
+        return self._track(("stream", device, stream, pid), row)
+
+    def names(self, names: Iterable[tuple[str, str]]) -> list[int]:
+        """Return the ids of these (kind, text), equally many; see `collectors.slices` for kinds."""
+        with self._lock:
+            known = self._names
+            first = len(known)
+            found = [known.setdefault(name, len(known)) for name in names]
+            fresh = list(islice(known, first, None))
+        kinds_and_texts = zip(*fresh, strict=True) if fresh else ((), ())
+        kinds, texts = map(list, kinds_and_texts)
+        self.append(
+            "names", {"name": list(range(first, first + len(fresh))), "kind": kinds, "text": texts}
+        )
+        return found
+
     def name_thread(self, process: int, pid: int, tid: int, name: str, role: str) -> None:
         """Give a thread this name, whatever it was registered as."""
         self.thread_track(process, pid, tid, name=name, role=role)
@@ -120,7 +153,7 @@ class Recorder:
             columns = {key: [value] for key, value in renamed.items()}
         self.append("tracks", columns)
 
-    def _track(self, key: tuple[int, ...], row: dict[str, Any]) -> int:
+    def _track(self, key: tuple[object, ...], row: dict[str, Any]) -> int:
         """Register a track, and again when somebody knows more of it: the last row counts."""
         with self._lock:
             known = self._tracks.get(key)

@@ -1,7 +1,8 @@
 """The Arrow schemas of a capture, in one place.
 
-Times are int64 nanoseconds on the host's CLOCK_MONOTONIC, ``[start, end)``. A *track* is who a row
-belongs to (a process or a thread of it). A null is "unknown", never zero.
+Times are int64 nanoseconds on the host's CLOCK_MONOTONIC, ``[start, end)``; an imported timeline is
+on the clock that its manifest names. A *track* is who a row belongs to: a process or a thread of
+it, a GPU or a stream of it. A null is "unknown", never zero.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -21,14 +22,15 @@ I16, I32, I64, F64, TEXT = pa.int16(), pa.int32(), pa.int64(), pa.float64(), pa.
 
 TRACKS = _schema(
     ("track", I32, False),
-    ("kind", TEXT, False),  # process, thread
-    ("parent", I32, True),  # the process of a thread, the parent process of a process
-    ("pid", I32, False),
-    ("tid", I32, True),  # the kernel's thread id, as seen from the host
+    ("kind", TEXT, False),  # process, thread, device, stream
+    ("parent", I32, True),  # a thread's process, a process's parent process, a stream's device
+    ("pid", I32, True),  # of a stream: whose work it does; of a device: null
+    ("tid", I64, True),  # the kernel's thread id, as seen from the host; a stream's or queue's id
     ("name", TEXT, False),
     ("role", TEXT, False),  # of the process: api_server, engine_core, worker, ...
     ("rank", I32, True),
     ("inner_tid", I32, True),  # tid inside the process's own PID namespace; null: the same
+    ("device", I32, True),  # of a device or a stream: the GPU's index, as its source counts
 )
 FRAMES = _schema(("frame", I32, False), ("function", TEXT, False), ("file", TEXT, False))
 # A prefix tree: a stack is named by its leaf; parent -1 is the root.
@@ -60,6 +62,19 @@ GIL = _schema(
     ("waiter_count", I16, True),  # null: this build's layout is unknown
     ("switch_count", I64, False),
     ("waiters", pa.list_(I32), True),  # thread tracks; null: not looked this time
+)
+# What slices are called; ``kind`` is one of those in `collectors.slices`.
+NAMES = _schema(("name", I32, False), ("kind", TEXT, False), ("text", TEXT, False))
+# Something that lasted: a kernel or a copy on a GPU's stream, an API call or operator on a thread.
+SLICES = _schema(
+    ("time_ns", I64, False),
+    ("duration_ns", I64, False),
+    ("track", I32, False),  # a stream, or a thread
+    ("name", I32, False),
+    ("correlation", I64, True),  # the same in a call and in what it put on the GPU; per process
+    ("launch_track", I32, True),  # the thread that launched it, where the source says so
+    ("size_bytes", I64, True),  # of a copy
+    ("graph", I64, True),  # the graph whose replay launched it
 )
 COUNTER_TYPES = _schema(
     ("counter", I32, False),
@@ -131,6 +146,8 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "samples": SAMPLES,
     "thread_counters": THREAD_COUNTERS,
     "gil": GIL,
+    "names": NAMES,
+    "slices": SLICES,
     "counter_types": COUNTER_TYPES,
     "counters": COUNTERS,
     "requests": REQUESTS,

@@ -1,8 +1,5 @@
 """The roof: the command line, recording sessions, reports, benchmarks and load."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("cputax")
-except PackageNotFoundError:  # run from a checkout that was not installed
-    __version__ = "0+unknown"
+# Here and not in pyproject.toml, which reads it: asking for the metadata of an installed package
+# takes longer than the whole of ``cputax --help`` otherwise does.
+__version__ = "0.1.0"

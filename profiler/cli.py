@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import Final
 
@@ -15,7 +16,8 @@ from profiler import __version__
 COMMANDS: Final = {
     "ps": "List the inference servers on this machine.",
     "attach": "Record a running server by PID, or start one and record it.",
-    "analyze": "Say where the CPU time of a capture went.",
+    "analyze": "Say where the time of a capture, or of a foreign trace, went.",
+    "import": "Turn traces of other tools into a capture.",
     "load": "Chat with a server as many users do, and measure each answer.",
     "doctor": "Say what works here, what does not, and how to mend it.",
     "selftest": "Measure this tool's own error on this machine.",
@@ -34,7 +36,8 @@ class LazyGroup(click.Group):
         """Import the command's module."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"profiler.commands.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = importlib.import_module(f"profiler.commands.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

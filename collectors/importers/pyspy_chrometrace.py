@@ -92,10 +92,11 @@ def read_segment(path: Path, stacks: StackTable) -> Segment:
         raise ImportInvalid(f"{path.name} cannot be read ({reason})", remedy) from error
     if not isinstance(events, list):
         raise ImportInvalid(f"{path.name} is not a list of trace events", remedy)
-    return _read_events(events, stacks)
+    return read_events(events, stacks)
 
 
-def _read_events(events: list[Any], stacks: StackTable) -> Segment:
+def read_events(events: list[Any], stacks: StackTable) -> Segment:
+    """Read decoded events, whatever they hold; stacks are interned into ``stacks``."""
     open_threads: dict[object, _Open] = {}
     runs_by_tid: dict[int, ThreadRuns] = {}
     frame_ids: dict[tuple[str, str], int] = {}

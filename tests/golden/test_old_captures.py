@@ -53,9 +53,9 @@ def test_the_tables_have_today_s_columns(capture):
 
 def test_tracks(capture):
     assert rows(capture, "tracks") == [
-        (0, "process", None, 4242, None, "vllm", "api_server", None, None),
-        (1, "process", 0, 4250, None, "VLLM::Worker_TP0", "worker", 0, None),
-        (2, "thread", 0, 4242, 4243, "asyncio_0", "api_server", None, 2),
+        (0, "process", None, 4242, None, "vllm", "api_server", None, None, None),
+        (1, "process", 0, 4250, None, "VLLM::Worker_TP0", "worker", 0, None, None),
+        (2, "thread", 0, 4242, 4243, "asyncio_0", "api_server", None, 2, None),
     ]
 
 

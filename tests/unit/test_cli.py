@@ -20,7 +20,7 @@ def test_help_names_every_command():
     assert all(name in shown.output for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["ps", "attach", "analyze", "doctor"])
+@pytest.mark.parametrize("name", ["ps", "attach", "analyze", "import", "doctor"])
 def test_each_command_explains_itself_with_an_example(name):
     shown = CliRunner().invoke(cli, [name, "--help"])
 
