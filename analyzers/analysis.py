@@ -18,6 +18,7 @@ from analyzers import (
 from analyzers.base import Analyzer, apply
 from analyzers.cpu_report import process_rows
 from analyzers.findings import Finding, ranked
+from analyzers.gpu import report, split
 from analyzers.timeline import Timeline
 from collectors.capture import Capture
 
@@ -26,6 +27,8 @@ ANALYZERS: Final[tuple[Analyzer, ...]] = (
     requests.ANALYZER,
     convoys.ANALYZER,
     tokenizer.ANALYZER,
+    split.ANALYZER,
+    report.ANALYZER,
     server.ANALYZER,
     gil.ANALYZER,
     scheduling.ANALYZER,
@@ -42,6 +45,8 @@ _EMPTY: Final[dict[str, Any]] = {
     "run_queue": [],
     "run_queue_roles": [],
     "tokenizer": None,
+    "gpu": [],
+    "gpu_split": None,
     "server": None,
     "requests": None,
     "convoys": [],
@@ -72,6 +77,8 @@ class Analysis:
                 "is_partial": self.capture.is_partial,
                 "is_recovered": self.capture.is_recovered,
                 "stop_reason": manifest.stop_reason,
+                "clock": manifest.clock,
+                "sources": manifest.sources,
             },
             "target": {
                 "kind": target.kind,

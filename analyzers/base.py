@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from analyzers.findings import Finding, abstention
 from analyzers.timeline import PROBES, Timeline
@@ -49,7 +49,11 @@ def missing(slug: str, table: str, timeline: Timeline) -> Finding:
     return abstention(
         slug,
         f"not computable: the capture holds no {table}, which the {probes[0]} probe records",
-        "record again with --otlp (docs/otlp.md)"
-        if probes[0] == "otlp"
-        else f"record again with --probe {probes[0]}",
+        _REMEDIES.get(probes[0], f"record again with --probe {probes[0]}"),
     )
+
+
+_REMEDIES: Final = {
+    "otlp": "record again with --otlp (docs/otlp.md)",
+    "rocprof": "record GPU kernels, with --rocprof or --torch-profiler 2s (docs/gpu.md)",
+}

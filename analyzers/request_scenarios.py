@@ -18,8 +18,8 @@ DEVICE_PARTS: Final = frozenset({"prefill", "decode"})
 MIXED_PARTS: Final = frozenset({"to_first_token", "stream"})
 # What the server's means tell of the time between the client's boundaries, in the chain's order.
 MEANS: Final = ("hand_over", "queue", "prefill", "first_output", "decode")
-# The rung of the ladder that the device's share stands on; a capture holds no trace of a GPU yet.
-DEVICE_BASIS: Final = "model execution (no GPU seen): prefill and decode by the server's stamps"
+# What the device's share of a request stands on; a trace of the GPU tells no request from another.
+DEVICE_BASIS: Final = "model execution: prefill and decode by the server's stamps"
 
 
 def median_rows(wall: Times) -> Rows:

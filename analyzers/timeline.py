@@ -23,6 +23,7 @@ PROBES: Final[dict[str, tuple[str, ...]]] = {
     "gil": ("gil",),
     "counters": ("server_metrics",),
     "requests": ("otlp",),
+    "slices": ("rocprof", "torch_profiler", "import"),
 }
 
 

@@ -35,3 +35,10 @@ def plain_table(*headings: str) -> Table:
         is_right = heading.startswith(">")
         table.add_column(heading.lstrip(">"), justify="right" if is_right else "left")
     return table
+
+
+def duration(value: float) -> str:
+    """Return seconds as text, in the unit that fits."""
+    if abs(value) >= 10:
+        return f"{value:.1f} s"
+    return f"{value:.2f} s" if abs(value) >= 1 else f"{value * 1e3:.3g} ms"

@@ -7,16 +7,19 @@ what is exported are one thing. Percent and milliseconds are made here and nowhe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rich.console import Console
 from rich.padding import Padding
 
 from analyzers.analysis import ANALYZERS
-from analyzers.timeline import PROBES, STACK_PROBES
-from profiler.render.console import console, plain_table, safe
+from analyzers.timeline import PROBES
+from collectors.manifest import IMPORTED
+from profiler.render.console import console, duration, plain_table, safe
 from profiler.render.convoys import print_convoys
+from profiler.render.gpu import print_gpu
+from profiler.render.probes import print_probes
 from profiler.render.requests import print_requests
 
 BAR_WIDTH: Final = 24
@@ -33,22 +36,28 @@ def print_findings(analysis: Json, *, limit: int | None = None) -> None:
 
 
 def print_analysis(analysis: Json, *, show_all: bool = False) -> None:
-    """Print everything: findings, CPU by stage, GIL, run queue, server counters, and the gaps."""
+    """Print everything: findings, requests, GPUs, CPU by stage, GIL, run queue, and the gaps."""
     out = console()
     _print_title(out, analysis)
     _print_findings(out, analysis, show_all=show_all)
     print_requests(out, analysis, show_all=show_all)
     print_convoys(out, analysis, show_all=show_all)
+    print_gpu(out, analysis, show_all=show_all)
     _print_stages(out, analysis, show_all)
     _print_gil(out, analysis, show_all)
     _print_run_queue(out, analysis, show_all)
     _print_server(out, analysis)
-    _print_probes(out, analysis)
+    print_probes(out, analysis)
 
 
 def _print_title(out: Console, analysis: Json) -> None:
     target, capture = analysis["target"], analysis["capture"]
-    parts = [f"{target['kind']} PID {target['root_pid']}"]
+    if target["kind"] == IMPORTED:
+        sources = capture["sources"]
+        more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+        parts = [f"imported {sources[0]}{more}"]
+    else:
+        parts = [f"{target['kind']} PID {target['root_pid']}"]
     parts += [str(target[key]) for key in ("model", "version") if target.get(key)]
     parts.append(f"{capture['duration_seconds']:.1f} s recorded")
     if capture["is_partial"]:
@@ -84,18 +93,32 @@ def _print_findings(
         for finding in silent:
             reason = finding.get("reason") or finding["statement"]
             out.print(Padding(f"[cyan]{finding['slug']}[/] {safe(reason)}", (0, 0, 0, 2)))
-    if limit is None and len(claims) + len(silent) < len(analysis["findings"]):
+    if limit is not None or len(claims) + len(silent) == len(analysis["findings"]):
+        return
+    if analysis["target"]["kind"] == IMPORTED:
+        out.print(f"\n{_NOT_IN_IMPORTS}", style="dim")
+    else:
         out.print("\nadd --otlp to see where each request's time went (docs/otlp.md)", style="dim")
 
 
 def _is_unasked(finding: Json, analysis: Json) -> bool:
-    """Whether it is missing only because nobody meant to record requests: no client, no --otlp."""
+    """Whether it is missing because nobody meant to record it.
+
+    Requests without a client and --otlp; in an imported trace, what only an attach can see.
+    """
+    if analysis["target"]["kind"] == IMPORTED:
+        return finding["slug"] in _OF_ATTACH
     names = {probe["name"] for probe in analysis["probes"]}
     has_none = analysis["requests"] is None and names.isdisjoint(PROBES["requests"])
     return has_none and finding["slug"] in _OF_REQUESTS
 
 
 _OF_REQUESTS: Final = {one.name for one in ANALYZERS if "requests" in one.tables}
+_OF_ATTACH: Final = {one.name for one in ANALYZERS if not {"slices", "samples"} & {*one.tables}}
+_NOT_IN_IMPORTS: Final = (
+    "requests, the GIL, CPU time and the server's metrics are not in an imported trace: "
+    "cputax attach records them"
+)
 
 
 def _size(quantity: Json | None) -> str:
@@ -112,11 +135,13 @@ def _amount(value: float, unit: str) -> str:
     if unit == "ratio":
         return f"{value:.1%}"
     if unit == "s":
-        return _seconds(value)
+        return duration(value)
     return f"{value:.3g} {unit}"
 
 
 def _print_stages(out: Console, analysis: Json, show_all: bool) -> None:
+    if not analysis["stages"]:
+        return
     window_s = analysis["capture"]["duration_seconds"]
     processes = analysis["target"]["processes"]
     total_s = sum(process["cpu_seconds"] or 0.0 for process in processes)
@@ -214,67 +239,16 @@ def _server_cell(server: Json, key: str) -> str:
     if value is None:
         return "?"
     if key.endswith("_seconds"):
-        return _seconds(value)
+        return duration(value)
     return f"{value:.1%}" if key.endswith("_ratio") else f"{value:.4g}"
-
-
-def _print_probes(out: Console, analysis: Json) -> None:
-    _heading(out, "How well it was seen")
-    gaps = {row["probe"]: row for row in analysis["gaps"]}
-    table = plain_table("probe", "", ">asked", ">achieved", ">not seen", ">largest gap", "why")
-    for probe in analysis["probes"]:
-        gap = gaps.pop(probe["name"], None)
-        table.add_row(*_probe_row(probe, gap))
-    for name, gap in gaps.items():
-        table.add_row(name, "", "", "", *_gap_cells(gap))
-    out.print(table)
-    overhead = analysis.get("overhead") or {}
-    if overhead.get("window_seconds"):
-        window_s = overhead["window_seconds"]
-        readers = [row for row in analysis["probes"] if row["name"] in STACK_PROBES]
-        stacks_s = sum(row["cpu_seconds"] or 0 for row in readers)
-        own_s = overhead["recorder_cpu_seconds"] + overhead["probe_children_cpu_seconds"]
-        out.print(
-            f"  cputax itself used {own_s / window_s:.1%} of one core "
-            f"({stacks_s / window_s:.1%} for stacks); the host was idle "
-            f"{overhead['host_idle_ratio']:.0%} of the time",
-            style="dim",
-        )
-
-
-def _probe_row(probe: Json, gap: Json | None) -> Iterable[str]:
-    rates = [_rate(probe["requested_hz"]), _rate(probe["achieved_hz"])]
-    cells = [safe(probe["name"]), probe["level"], *rates]
-    if gap is None:
-        largest_ns = probe["largest_gap_ns"]
-        largest = "" if not largest_ns else _seconds(largest_ns / 1e9)
-        return [*cells, "", largest, safe(probe["reason"] or "")]
-    return [*cells, *_gap_cells(gap)]
-
-
-def _gap_cells(gap: Json) -> list[str]:
-    reasons = "; ".join(safe(reason[:60]) for reason in gap["reasons"][:2])
-    return [f"{gap['gap_ratio']:.1%}", _seconds(gap["largest_gap_seconds"]), reasons]
 
 
 def _matters(row: Json, *keys: str) -> bool:
     return any((row[key] or 0.0) >= SMALL_RATIO for key in keys)
 
 
-def _rate(value_hz: float | None) -> str:
-    if value_hz is None:
-        return ""
-    return f"{value_hz:.0f} Hz" if value_hz >= 10 else f"{value_hz:.1f} Hz"
-
-
 def _ratio(value: float | None) -> str:
     return "?" if value is None else f"{value:.1%}"
-
-
-def _seconds(value: float) -> str:
-    if abs(value) >= 10:
-        return f"{value:.1f} s"
-    return f"{value:.2f} s" if abs(value) >= 1 else f"{value * 1e3:.3g} ms"
 
 
 def _heading(out: Console, text: str, note: str = "") -> None:

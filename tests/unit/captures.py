@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from collectors.capture import Capture
 from collectors.manifest import Manifest, ProbeRecord, TargetRecord
-from collectors.schema import TABLES
+from collectors.schema import OK, OTLP, TABLES
+from collectors.slices import API, KERNEL
 from collectors.stacks import StackTable
 
 MS = 1_000_000
@@ -34,6 +35,7 @@ class CaptureBuilder:
         self.stacks = StackTable()
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self._counter_ids: dict[tuple[str, str], int] = {}
+        self._name_ids: dict[tuple[str, str], int] = {}
 
     def at(self, ms: float) -> int:
         return self.start_ns + round(ms * MS)
@@ -51,6 +53,17 @@ class CaptureBuilder:
             name=name,
             role=parent["role"],
         )
+
+    def device(self, index: int = 0, *, name: str = "", rank: int | None = None) -> int:
+        return self._track(kind="device", name=name, role="gpu", rank=rank, device=index)
+
+    def stream(self, device: int, *, tid: int = 0, process: int | None = None) -> int:
+        parent = self._rows["tracks"][device]
+        pid = None if process is None else self._rows["tracks"][process]["pid"]
+        return self._track(
+            kind="stream", parent=device, pid=pid, tid=tid, name="", role="gpu",
+            rank=parent["rank"], device=parent["device"],
+        )  # fmt: skip
 
     def _track(self, **row: Any) -> int:
         track = len(self._rows["tracks"])
@@ -78,20 +91,50 @@ class CaptureBuilder:
         run: float,
         wait: float = 0.0,
         involuntary: int | None = None,
+        timeslice_count: int | None = None,
     ) -> None:
         """One row of counters: ``run`` and ``wait`` are cumulative, in ms."""
         self._add(
             "thread_counters", time_ns=self.at(ms), track=thread, run_ns=round(run * MS),
-            wait_ns=round(wait * MS), timeslice_count=int(ms), involuntary_count=involuntary,
+            wait_ns=round(wait * MS), involuntary_count=involuntary,
+            timeslice_count=int(ms) if timeslice_count is None else timeslice_count,
         )  # fmt: skip
 
     def gil(
         self, process: int, ms: float, *, holder: int | None = None, waiter_count: int | None = 0,
-        waiters: Iterable[int] | None = None,
+        waiters: Iterable[int] | None = None, switch_count: int = 0,
     ) -> None:  # fmt: skip
         self._add(
             "gil", time_ns=self.at(ms), track=process, holder=holder, waiter_count=waiter_count,
-            switch_count=0, waiters=None if waiters is None else list(waiters),
+            switch_count=switch_count, waiters=None if waiters is None else list(waiters),
+        )  # fmt: skip
+
+    def slice(
+        self, track: int, start: float, end: float, text: str = "kernel", *, kind: str = KERNEL,
+        correlation: int | None = None, launch_track: int | None = None, graph: int | None = None,
+    ) -> None:  # fmt: skip
+        """Something that lasted, a kernel unless said otherwise."""
+        name = self._name_ids.setdefault((kind, text), len(self._name_ids))
+        if name == len(self._rows["names"]):
+            self._add("names", name=name, kind=kind, text=text)
+        self._add(
+            "slices", time_ns=self.at(start), duration_ns=self.at(end) - self.at(start),
+            track=track, name=name, correlation=correlation, launch_track=launch_track,
+            graph=graph,
+        )  # fmt: skip
+
+    def call(
+        self, thread: int, start: float, end: float, text: str = "hipLaunchKernel", *,
+        correlation: int | None = None,
+    ) -> None:  # fmt: skip
+        """A call of the GPU's runtime."""
+        self.slice(thread, start, end, text, kind=API, correlation=correlation)
+
+    def request(self, start: float, end: float, *, source: str = OTLP) -> None:
+        """A request of which only its beginning and end are known."""
+        self._add(
+            "requests", time_ns=self.at(start), request=f"r{len(self._rows['requests'])}",
+            source=source, status=OK, done_ns=self.at(end),
         )  # fmt: skip
 
     def counter(

@@ -1,0 +1,1 @@
+"""What each GPU did, launch by launch, and why it was idle."""
