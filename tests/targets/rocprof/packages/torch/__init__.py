@@ -1,0 +1,1 @@
+"""Stands for torch: what the hook waits for."""
