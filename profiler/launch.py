@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -39,8 +39,12 @@ class ServerNotReady(CputaxError):
 
 
 @contextmanager
-def launch(command: Sequence[str], out: Console) -> Iterator[Target]:
+def launch(
+    command: Sequence[str], out: Console, environment: Mapping[str, str] | None = None
+) -> Iterator[Target]:
     """Start ``command`` and yield its tree once it serves; a plain Python program at once.
+
+    ``environment`` is set on top of our own.
 
     Raises:
         CommandNotFound: it cannot be started.
@@ -49,7 +53,9 @@ def launch(command: Sequence[str], out: Console) -> Iterator[Target]:
         ServerNotReady: it never answered /health.
     """
     try:
-        process = subprocess.Popen(command, start_new_session=True)
+        process = subprocess.Popen(
+            command, start_new_session=True, env={**os.environ, **(environment or {})}
+        )
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise CommandNotFound(

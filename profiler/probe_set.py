@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from collectors.errors import CputaxError, ProbeUnavailable
 from probes.base import Probe
 from probes.gil import probe as gil
+from probes.gpu_counters.probe import GpuCounterProbe
 from probes.otlp.probe import OtlpProbe
 from probes.pyspy import PySpyProbe
+from probes.rocprof.probe import rocprof_probe
 from probes.server_metrics import ServerMetricsProbe
 from probes.stacks import probe as stacks
 from probes.stacks.finder import find_stacks
 from probes.target import Target
 from probes.threads import ThreadProbe
+from probes.torch_profiler.probe import TorchProfilerProbe
 
 STACK_HZ: Final = stacks.RATE_HZ
 GIL_HZ: Final = gil.DEFAULT_HZ
-PROBE_NAMES: Final = ("threads", "stacks", "gil", "server_metrics")
+PROBE_NAMES: Final = ("threads", "stacks", "gil", "server_metrics")  # need no GPU
+GPU_COUNTERS: Final = GpuCounterProbe.name
+ALL_NAMES: Final = (*PROBE_NAMES, GPU_COUNTERS)
 
 
 class StackReading(StrEnum):
@@ -49,10 +55,27 @@ class OtlpPorts:
     http: int
 
 
+@dataclass(frozen=True, slots=True)
+class TorchSlice:
+    """For how long to switch the server's own profiler on."""
+
+    seconds: float
+    allows_stacks: bool = False  # see `TorchProfilerProbe`
+
+
+@dataclass(frozen=True, slots=True)
+class Rocprof:
+    """How to trace AMD GPUs: from inside a server that we started, or by attaching."""
+
+    is_hip_traced: bool = False
+    spool: Path | None = None  # of the server that we started
+
+
 def make_probes(
     target: Target, names: Iterable[str] = PROBE_NAMES, rates: Rates | None = None,
     metrics_url: str | None = None, stack_reading: StackReading = StackReading.AUTO,
-    otlp_ports: OtlpPorts | None = None,
+    otlp_ports: OtlpPorts | None = None, torch_slice: TorchSlice | None = None,
+    rocprof: Rocprof | None = None,
 ) -> list[Probe]:  # fmt: skip
     """Return the probes with these names for ``target``, in the order they start.
 
@@ -67,10 +90,19 @@ def make_probes(
             rates.gil_hz, is_realtime=rates.is_gil_realtime, is_governed=rates.is_governed
         ),
         "server_metrics": ServerMetricsProbe(metrics_url),
+        GPU_COUNTERS: GpuCounterProbe(),
     }
     probes = [probe for name, probe in every.items() if name in wanted]
     if otlp_ports is not None:
         probes.append(OtlpProbe(otlp_ports.grpc, otlp_ports.http))
+    if torch_slice is not None:
+        probes.append(
+            TorchProfilerProbe(
+                torch_slice.seconds, metrics_url, allows_stacks=torch_slice.allows_stacks
+            )
+        )
+    if rocprof is not None:  # the last one: it is stopped first, which may take minutes
+        probes.append(rocprof_probe(rocprof.spool, is_hip_traced=rocprof.is_hip_traced))
     return probes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -11,17 +12,20 @@ import click
 from collectors.errors import CputaxError
 from probes.base import Level
 from probes.otlp.probe import GRPC_PORT, HTTP_PORT
+from probes.rocprof.spool import hook_environment, spool_directory
 from probes.target import Target, find_target
 from profiler.cli import show_error
 from profiler.launch import launch
 from profiler.options import Duration, Pid
 from profiler.probe_set import (
+    ALL_NAMES,
     GIL_HZ,
-    PROBE_NAMES,
     STACK_HZ,
     OtlpPorts,
     Rates,
+    Rocprof,
     StackReading,
+    TorchSlice,
     make_probes,
 )
 from profiler.recording import record
@@ -68,12 +72,25 @@ from profiler.session import Session
     "--otlp-http-port", type=click.IntRange(0, 65535), default=HTTP_PORT,
     show_default=True, help="Likewise, for OTLP over HTTP.",
 )  # fmt: skip
+@click.option(
+    "--torch-profiler", "torch_s", type=Duration(),
+    help="Switch the torch profiler that the server was started with on for so long, as 2s.",
+)  # fmt: skip
+@click.option(
+    "--torch-profiler-stacks", "torch_stacks", is_flag=True,
+    help="Even one that records Python stacks, which can take the server down.",
+)  # fmt: skip
+@click.option(
+    "--rocprof", "with_rocprof", is_flag=True,
+    help="Record the kernels of AMD GPUs through rocprofiler-sdk (docs/rocprof.md).",
+)  # fmt: skip
+@click.option("--hip-api", is_flag=True, help="With --rocprof: every call of HIP, too; dear.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The capture directory.")
 @click.option(
-    "--probe", "only", multiple=True, type=click.Choice(PROBE_NAMES), help="Use only this probe."
+    "--probe", "only", multiple=True, type=click.Choice(ALL_NAMES), help="Use only this probe."
 )
 @click.option(
-    "--no-probe", "without", multiple=True, type=click.Choice(PROBE_NAMES),
+    "--no-probe", "without", multiple=True, type=click.Choice(ALL_NAMES),
     help="Leave this probe out.",
 )  # fmt: skip
 @click.option("--metrics-url", help="Base URL of /metrics, when it is not found by itself.")
@@ -81,7 +98,8 @@ from profiler.session import Session
 def command(
     words: tuple[str, ...], pid: int | None, duration: float, until_exit: bool, stack_hz: int,
     gil_hz: float, gil_realtime: bool, stack_reading: str, otlp: bool, otlp_grpc_port: int,
-    otlp_http_port: int, output: Path | None, only: tuple[str, ...], without: tuple[str, ...],
+    otlp_http_port: int, torch_s: float | None, torch_stacks: bool, with_rocprof: bool,
+    hip_api: bool, output: Path | None, only: tuple[str, ...], without: tuple[str, ...],
     metrics_url: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Record a running server without touching it, then show the findings.
@@ -94,21 +112,33 @@ def command(
         words = ()
     if (pid is None) == (not words):
         raise click.UsageError("give one PID (cputax ps lists them), or -- and a command to start")
-    names = [name for name in only or PROBE_NAMES if name not in without]
+    names = [name for name in only or ALL_NAMES if name not in without]
     if not names:
         raise click.UsageError("no probe is left to record with")
     rates = Rates(stack_hz, gil_hz, gil_realtime)
     ports = OtlpPorts(otlp_grpc_port, otlp_http_port) if otlp else None
+    torch_slice = TorchSlice(torch_s, torch_stacks) if torch_s is not None else None
 
-    def session(target: Target) -> Session:
-        probes = make_probes(target, names, rates, metrics_url, StackReading(stack_reading), ports)
+    if hip_api and not with_rocprof:
+        raise click.UsageError("--hip-api is for --rocprof")
+
+    def session(target: Target, spool: Path | None = None) -> Session:
+        probes = make_probes(
+            target, names, rates, metrics_url, StackReading(stack_reading), ports, torch_slice,
+            Rocprof(hip_api, spool) if with_rocprof else None,
+        )  # fmt: skip
         return Session(target, output or _default(target), probes)
 
     duration_s = None if until_exit else duration
     out = console(to_stderr=True)
     if words:
-        with launch(words, out) as target:
-            return _record(session(target), duration_s, quiet)
+        with ExitStack() as stack:
+            spool, hook = None, {}
+            if with_rocprof:
+                spool = stack.enter_context(spool_directory())
+                hook = hook_environment(spool, os.environ, is_hip_traced=hip_api)
+            target = stack.enter_context(launch(words, out, hook))
+            return _record(session(target, spool), duration_s, quiet)
     assert pid is not None
     return _record(session(find_target(pid)), duration_s, quiet)
 
