@@ -15,9 +15,10 @@ class Rank(IntEnum):
 
     REQUEST_TIME = 0  # time that requests spent, summed over them
     HOST_WAIT = 1  # time that threads waited on the host
-    QUALITY = 2  # what was not seen
-    CPU_TIME = 3  # where CPU time went
-    ABSTAINED = 4
+    DEVICE_TIME = 2  # where a GPU's time went
+    QUALITY = 3  # what was not seen
+    CPU_TIME = 4  # where CPU time went
+    ABSTAINED = 5
 
 
 @dataclass(frozen=True, slots=True)

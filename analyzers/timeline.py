@@ -23,7 +23,7 @@ PROBES: Final[dict[str, tuple[str, ...]]] = {
     "gil": ("gil",),
     "counters": ("server_metrics",),
     "requests": ("otlp",),
-    "slices": ("rocprof", "torch_profiler", "import"),
+    "slices": ("rocprof", "torch_profiler", "gpu_counters"),  # the last one: is there a GPU at all
 }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,3 +101,9 @@ def python_frame(name: str) -> tuple[str, str]:
     """Return function and file of a Python function's slice; built-in ones have no file."""
     found = _FRAME.fullmatch(name)
     return (found["function"], found["file"]) if found else (name, "")
+
+
+def gpu_name(row: Mapping[str, Any]) -> str:
+    """Return what a sentence calls this GPU, a row of the document."""
+    name = "The GPU" if row["device"] is None else f"GPU {row['device']}"
+    return name if row["rank"] is None else f"{name} of rank {row['rank']}"

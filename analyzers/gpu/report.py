@@ -8,12 +8,13 @@ from typing import Any, Final
 from analyzers.base import Analyzer, Outcome
 from analyzers.findings import Finding, Quantity, Rank, abstention
 from analyzers.gpu.busy import DeviceTime, device_time
+from analyzers.gpu.busy_findings import busy_findings
 from analyzers.gpu.definitions import other_definitions, sentence
 from analyzers.gpu.gap_rows import gap_section
 from analyzers.gpu.gaps import measure_gaps
 from analyzers.gpu.graphs import Replays, measure_replays
 from analyzers.gpu.kernels import kernel_times
-from analyzers.gpu.labels import Cause
+from analyzers.gpu.labels import Cause, gpu_name
 from analyzers.gpu.launches import launch_row, measure_launches
 from analyzers.gpu.work import Device, Work, measure_work
 from analyzers.timeline import Timeline
@@ -81,6 +82,8 @@ def run(timeline: Timeline) -> Outcome:
         findings.append(_untrusted([row for row in rows if row["gaps"] is None]))
     if any(row["idle_ns"] >= NOTABLE_RATIO * row["span_ns"] > 0 for row in trusted):
         findings.append(_finding(trusted))
+    for row in rows:
+        findings += busy_findings(row)
     return Outcome({"gpu": rows}, findings)
 
 
@@ -165,12 +168,6 @@ def _untrusted(rows: list[dict[str, Any]]) -> Finding:
     )
 
 
-def gpu_name(row: Json) -> str:
-    """Return what a sentence calls this GPU."""
-    name = "the GPU" if row["device"] is None else f"GPU {row['device']}"
-    return name if row["rank"] is None else f"{name} of rank {row['rank']}"
-
-
 def _finding(rows: list[dict[str, Any]]) -> Finding:
     worst = max(rows, key=lambda row: row["idle_ns"] / max(1, row["span_ns"]))
     gaps = worst["gaps"]
@@ -180,7 +177,7 @@ def _finding(rows: list[dict[str, Any]]) -> Finding:
     host_ns = sum(row["gaps"]["host_ns"] for row in rows)
     return Finding(
         SLUG,
-        f"{gpu_name(worst).capitalize() if worst['device'] is None else gpu_name(worst)} was idle "
+        f"{gpu_name(worst)} was idle "
         f"{worst['idle_ns'] / worst['span_ns']:.0%} of {worst['span_ns'] / 1e9:.3g} s, in "
         f"{gaps['count']:,} gaps; {first['share_ratio']:.0%} of that because {PHRASES[cause]}"
         f"{_where(gaps, cause)}{others}.",

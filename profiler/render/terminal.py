@@ -59,7 +59,7 @@ def _print_title(out: Console, analysis: Json) -> None:
     else:
         parts = [f"{target['kind']} PID {target['root_pid']}"]
     parts += [str(target[key]) for key in ("model", "version") if target.get(key)]
-    parts.append(f"{capture['duration_seconds']:.1f} s recorded")
+    parts.append(f"{duration(capture['duration_seconds'])} recorded")
     if capture["is_partial"]:
         parts.append("partial")
     out.print(safe(" · ".join(parts)), style="bold")
@@ -76,7 +76,8 @@ def _print_findings(
     ]
     _heading(out, "What stands out")
     if not claims:
-        out.print("  nothing: see below what could not be answered", style="dim")
+        below = ": see below what could not be answered" if silent and limit is None else ""
+        out.print(f"  nothing{below}", style="dim")
     for number, finding in enumerate(claims[:limit], 1):
         out.print(Padding(f"[bold]{number}.[/] {safe(finding['statement'])}", (0, 0, 0, 2)))
         details = [f"[cyan]{finding['slug']}[/]{_size(finding['quantity'])}"]
