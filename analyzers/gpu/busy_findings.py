@@ -48,8 +48,8 @@ def _communication(row: Json) -> Finding:
     return Finding(
         COMMUNICATION,
         f"{gpu_name(row)} did nothing but communicate for {exposed_ratio:.0%} of "
-        f"{row['span_ns'] / 1e6:,.1f} ms, mostly in {kernels[0]['name']}; {hidden_ratio:.0%} of its "
-        "communication was hidden behind other work.",
+        f"{row['span_ns'] / 1e6:,.1f} ms, mostly in {kernels[0]['name']}; {hidden_ratio:.0%} of "
+        "its communication was hidden behind other work.",
         Rank.DEVICE_TIME,
         Quantity(exposed_ratio, "ratio"),
         kernels[:5],
