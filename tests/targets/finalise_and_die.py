@@ -11,10 +11,10 @@ import sys
 import threading
 from pathlib import Path
 
-from collectors.capture import finalise
+from collectors.capture import finalise, write_capture
 from collectors.manifest import Manifest, read_manifest
 
-WRITERS = {finalise.__code__, Manifest.write.__code__}
+WRITERS = {finalise.__code__, write_capture.__code__, Manifest.write.__code__}
 
 
 def die_at_line(line_count):
