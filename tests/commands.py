@@ -16,14 +16,16 @@ CPUTAX = str(Path(sys.executable).with_name("cputax"))
 _ERROR = re.compile(r"^cputax: (?P<message>.+) \[(?P<slug>[a-z-]+)\]\n  try: (?P<remedy>.+)$", re.M)
 
 
-def run_cputax(*arguments: object, wrapper: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run it to its end and return its exit code and output."""
+def run_cputax(
+    *arguments: object, wrapper: Sequence[str] = (), limit_s: float = 90.0
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, which must come within a limit; return its exit code and output."""
     return subprocess.run(
         [*wrapper, CPUTAX, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=limit_s,
     )
 
 

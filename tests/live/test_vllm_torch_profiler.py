@@ -3,7 +3,8 @@
 The order is checked without believing either side's instants: a stack was read between the look
 that first saw it and the look that saw the next one. If it shows the model runner, one of the
 ranges that the profiler drew around the model runner must be open somewhere in that time; if it
-does not, no range may span all of it. What is missing is a violation, and so long it is.
+does not show the worker's step, which opens both, no range may span all of it. What is missing is
+a violation, and so long it is.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from collectors.capture import open_capture
 from tests.commands import CPUTAX, run_cputax, start_cputax
 from tests.waiting import wait_until
 
-SLICE = "3s"
+# The worker sorts what it saw before it answers: at each second of the slice it takes several.
+SLICE = "1s"
 # An eighth of it is left on a host without idle CPU, as this one is under load.
 STACK_HZ = 800
 RUNNER = "ModelRunner.execute_model"  # in whose frame each step of the model runs
 RANGE = "execute_"  # what vLLM calls the range around it
-# While a range is being opened or closed, it may be on either side.
-AT_THE_EDGE = ("record_function.", "TorchProfilerWrapper.")
+# It opens the range and then calls the runner: between the two it is on either side.
+STEP = "Worker.execute_model"
 # The operator, and the Python function that calls it and nothing else for long.
 CALLERS = {
     "_C::onednn_mm": "onednn_mm",
@@ -47,7 +49,8 @@ LOOK_NS = 200_000
 LEAST_CALLER_RATIO = 0.8
 # A clock that is wrong by this must be seen, or the check of the order is worth nothing.
 SHIFTS_NS = (-20_000_000, -10_000_000, 10_000_000, 20_000_000)
-PROFILER_LIMIT_S = 60.0
+# Of one call to the profiler; a slow machine's, since nothing here is about time.
+PROFILER_LIMIT_S = 180.0
 
 
 @contextlib.contextmanager
@@ -147,7 +150,7 @@ class Timeline:
             (
                 self._violation_ns(run, run.start_ns + shift_ns, run.end_ns + shift_ns)
                 for run in self.runs
-                if not any(run.shows(part) for part in AT_THE_EDGE)
+                if run.shows(RUNNER) or not run.shows(STEP)
             ),
             default=0,
         )
@@ -166,7 +169,7 @@ def timeline(profiled: Server, tmp_path_factory: pytest.TempPathFactory) -> Time
     path = tmp_path_factory.mktemp("torch") / "torch.capture"
     finished = run_cputax(
         "attach", profiled.pid, "-d", "6s", "--torch-profiler", SLICE, "-r", STACK_HZ,
-        "-o", path, "-q",
+        "-o", path, "-q", limit_s=2 * PROFILER_LIMIT_S,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     return Timeline(path)
