@@ -29,10 +29,10 @@ SLOT = struct.Struct("<7q")  # tid, held, since, releases, restore, save, forced
 SAMPLE_COUNT = 4000
 TOLERANCE_RATIO = 0.02
 # A sample that came late was taken when the target let go of the CPU, so it says little of the
-# GIL: where more are late, the machine is too busy for this test.
+# GIL: of several measurements the one with the fewest of them counts.
 LATE_NS = 200_000
-LATE_RATIO = 0.02
-ATTEMPTS = 5
+FEW_LATE_RATIO = 0.005
+ATTEMPTS = 6
 SPIN = """
 import os, sys
 print('up', flush=True)
@@ -136,9 +136,11 @@ def measure(spinner: Spinner) -> tuple[float, float, float, float]:
 
 
 def test_a_spinning_thread_s_share_lies_between_the_bounds(spinner: Spinner) -> None:
+    measured = []
     for _ in range(ATTEMPTS):
-        low, high, sampled, late = measure(spinner)
-        print(f"held {low:.4f}..{high:.4f}, sampled {sampled:.4f}, late {late:.4f}")
-        if late < LATE_RATIO:
+        measured.append(measure(spinner))
+        print("held {:.4f}..{:.4f}, sampled {:.4f}, late {:.4f}".format(*measured[-1]))
+        if measured[-1][3] < FEW_LATE_RATIO:
             break
+    low, high, sampled, _ = min(measured, key=lambda one: one[3])
     assert low - TOLERANCE_RATIO < sampled < high + TOLERANCE_RATIO
