@@ -128,6 +128,19 @@ class Recorder:
         row |= {"role": "gpu", "rank": rank, "device": index}
         return self._track(("stream", device, stream, pid), row)
 
+    def host_track(self) -> int:
+        """Return the track of the machine, registering it the first time."""
+        return self._track(("host",), {"kind": "host", "name": "", "role": "host"})
+
+    def outsider_track(self, tid: int, *, name: str) -> int:
+        """Return the track of a thread that is no part of the target; tid as seen from the host."""
+        row = {"kind": "outsider", "tid": tid, "name": name, "role": "outsider"}
+        return self._track(("outsider", tid, name), row)
+
+    def idle_track(self) -> int:
+        """Return the track that stands for a CPU without work."""
+        return self._track(("idle",), {"kind": "idle", "name": "", "role": "idle"})
+
     def names(self, names: Iterable[tuple[str, str]]) -> list[int]:
         """Return the ids of these (kind, text), equally many; see `collectors.slices` for kinds."""
         with self._lock:

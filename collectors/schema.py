@@ -11,18 +11,20 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=null) for name, kind, null in fields])
 
 
-I16, I32, I64, F64, TEXT = pa.int16(), pa.int32(), pa.int64(), pa.float64(), pa.utf8()
+I8, I16, I32, I64 = pa.int8(), pa.int16(), pa.int32(), pa.int64()
+F64, TEXT = pa.float64(), pa.utf8()
 
 TRACKS = _schema(
     ("track", I32, False),
-    ("kind", TEXT, False),  # process, thread, device, stream
+    ("kind", TEXT, False),  # process, thread, device, stream, host, outsider (a thread of no
+    # process of the target), idle (of a CPU)
     ("parent", I32, True),  # a thread's process, a process's parent process, a stream's device
     ("pid", I32, True),  # of a stream: whose work it does; of a device: null
     ("tid", I64, True),  # the kernel's thread id, as seen from the host; a stream's or queue's id
@@ -53,6 +55,17 @@ THREAD_COUNTERS = _schema(
     ("voluntary_count", I64, True),
     ("involuntary_count", I64, True),
     ("cpu", I16, True),  # where it last ran
+)
+# A thread's stay on a CPU, from the switch that put it there to the switch that took it off; only
+# threads of the target. Of one thread they do not overlap, and between them it is off the CPU.
+CPU_SLICES = _schema(
+    ("time_ns", I64, False),
+    ("duration_ns", I64, False),
+    ("track", I32, False),  # the thread
+    ("cpu", I16, False),
+    ("leave", I8, True),  # why it left the CPU: `collectors.cpu_slices`; null: that was not seen
+    ("next", I32, True),  # who got the CPU: a thread, an outsider, or idle; null: not seen
+    ("woken_ns", I64, True),  # when it became ready for this stay; null: not seen, or it was ready
 )
 # One look at a process's GIL.
 GIL = _schema(
@@ -145,6 +158,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "stacks": STACKS,
     "samples": SAMPLES,
     "thread_counters": THREAD_COUNTERS,
+    "cpu_slices": CPU_SLICES,
     "gil": GIL,
     "names": NAMES,
     "slices": SLICES,
