@@ -9,6 +9,7 @@ from analyzers import (
     convoys,
     cpu_report,
     gil,
+    numa,
     quality,
     requests,
     scheduling,
@@ -19,6 +20,8 @@ from analyzers.base import Analyzer, apply
 from analyzers.cpu_report import process_rows
 from analyzers.findings import Finding, ranked
 from analyzers.gpu import report, split
+from analyzers.sched import hardware, host_load
+from analyzers.sched import report as sched
 from analyzers.timeline import Timeline
 from collectors.capture import Capture
 
@@ -32,6 +35,11 @@ ANALYZERS: Final[tuple[Analyzer, ...]] = (
     server.ANALYZER,
     gil.ANALYZER,
     scheduling.ANALYZER,
+    sched.ANALYZER,
+    sched.DEMAND,
+    host_load.ANALYZER,
+    numa.ANALYZER,
+    hardware.ANALYZER,
     cpu_report.ANALYZER,
     quality.ANALYZER,
 )
@@ -44,6 +52,21 @@ _EMPTY: Final[dict[str, Any]] = {
     "gil_processes": [],
     "run_queue": [],
     "run_queue_roles": [],
+    "switches": None,
+    "sched_threads": [],
+    "sched_roles": [],
+    "sched_stages": [],
+    "preemptions": None,
+    "occupants": [],
+    "yields": [],
+    "gil_cpu": [],
+    "cpu_demand": None,
+    "wait_series": None,
+    "host": None,
+    "quotas": [],
+    "residency": [],
+    "numa": [],
+    "cpu_counters": [],
     "tokenizer": None,
     "gpu": [],
     "gpu_split": None,

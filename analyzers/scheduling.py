@@ -1,4 +1,4 @@
-"""The run queue: how long threads were ready and had no CPU."""
+"""The run queue: how long threads were ready and had no CPU, by the kernel's own totals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Final
 from analyzers.base import Analyzer, Outcome
 from analyzers.findings import Finding, Quantity, Rank, abstention
 from analyzers.looks import Counters, counters_by_thread
+from analyzers.sched.quota import measure_quotas
+from analyzers.sched.totals import ThreadTotals, Wake, measure_totals
 from analyzers.timeline import Thread, Timeline
 
 # Waiting for a CPU for less than this share of the time is ordinary.
 NOTABLE_RATIO: Final = 0.05
-CAVEATS: Final = (
-    "time in which a cgroup's CPU quota stopped the thread counts as waiting too",
-    "a wait that was still going on at the end is not in it",
-)
+QUOTA_CAVEAT: Final = "time in which a cgroup's CPU quota stopped the thread counts as waiting too"
+END_CAVEAT: Final = "a wait that was still going on at the end is not in it"
 
 
 def run(timeline: Timeline) -> Outcome:
@@ -24,16 +24,22 @@ def run(timeline: Timeline) -> Outcome:
         return Outcome(findings=[abstention("run-queue-wait", "the thread counters were read only "
                                             "once", "record for longer")])  # fmt: skip
     pairs = [(timeline.threads[track], one) for track, one in counters.items()]
-    rows = [_row(thread, one) for thread, one in pairs]
+    switches = _totals(timeline)
+    rows = [_row(thread, one, switches.get(thread.track)) for thread, one in pairs]
     rows.sort(key=lambda row: -row["wait_seconds"])
     roles = _by_role(pairs)
     findings = []
     if rows and rows[0]["wait_ratio"] >= NOTABLE_RATIO:
-        findings.append(_finding(rows, roles))
+        findings.append(_finding(timeline, rows, roles))
     return Outcome({"run_queue": rows, "run_queue_roles": roles}, findings)
 
 
-def _row(thread: Thread, counters: Counters) -> dict[str, Any]:
+def _totals(timeline: Timeline) -> dict[int, ThreadTotals]:
+    """Return by track what context switches tell of the same threads; empty without them."""
+    return {one.thread.track: one for one in timeline.once(measure_totals)}
+
+
+def _row(thread: Thread, counters: Counters, switches: ThreadTotals | None) -> dict[str, Any]:
     wait_ns, run_ns = int(counters.wait_ns.sum()), int(counters.run_ns.sum())
     return {
         "pid": thread.process.pid,
@@ -47,8 +53,21 @@ def _row(thread: Thread, counters: Counters) -> dict[str, Any]:
         "wait_share_of_runnable": wait_ns / (wait_ns + run_ns) if wait_ns + run_ns else None,
         "timeslice_count": counters.timeslice_count,
         "voluntary_count": counters.voluntary_count,
+        # The kernel counts as involuntary what gave way by itself; switches tell the two apart.
         "involuntary_count": counters.involuntary_count,
+        "preempted_count": None if switches is None else switches.preempted_count,
+        "preempted_seconds": None if switches is None else switches.preempted_ns / 1e9,
+        "yielded_count": None if switches is None else switches.yielded_count,
+        "yielded_seconds": None if switches is None else switches.yielded_ns / 1e9,
+        "waking_seconds": _waking(switches),
     }
+
+
+def _waking(switches: ThreadTotals | None) -> float | None:
+    """Return how long it waited after wake-ups; None where neither events nor counters tell."""
+    if switches is None or switches.wake is Wake.UNKNOWN:
+        return None
+    return switches.waking_ns / 1e9
 
 
 def _by_role(pairs: list[tuple[Thread, Counters]]) -> list[dict[str, Any]]:
@@ -63,7 +82,9 @@ def _by_role(pairs: list[tuple[Thread, Counters]]) -> list[dict[str, Any]]:
     ]
 
 
-def _finding(rows: list[dict[str, Any]], roles: list[dict[str, Any]]) -> Finding:
+def _finding(
+    timeline: Timeline, rows: list[dict[str, Any]], roles: list[dict[str, Any]]
+) -> Finding:
     first = rows[0]
     total_seconds = sum(row["wait_seconds"] for row in rows)
     statement = (
@@ -71,13 +92,31 @@ def _finding(rows: list[dict[str, Any]], roles: list[dict[str, Any]]) -> Finding
         f"{first['name'] or first['tid']} of the {first['role']} (PID {first['pid']}): "
         f"{first['wait_seconds']:.2f} s, {first['wait_ratio']:.0%} of the time."
     )
+    yielded_seconds = sum(row["yielded_seconds"] or 0.0 for row in rows)
+    if yielded_seconds >= NOTABLE_RATIO * total_seconds:
+        statement += (
+            f" Of all of it, {yielded_seconds:.2f} s was after giving way by sched_yield(2), which "
+            "is polling and not a want of CPUs."
+        )
+    quotas = timeline.once(measure_quotas)
+    throttled_seconds = sum(one.throttled_seconds for one in quotas)
+    if throttled_seconds:
+        statement += (
+            f" Of all of it, {min(throttled_seconds, total_seconds):.2f} s or more was a CPU "
+            "quota that stopped them."
+        )
     return Finding(
         "run-queue-wait",
         statement,
         Rank.HOST_WAIT,
         Quantity(total_seconds, "s"),
-        {"threads": rows[:8], "roles": roles},
-        CAVEATS,
+        {
+            "threads": rows[:8],
+            "roles": roles,
+            "throttled_seconds": throttled_seconds,
+            "yielded_seconds": yielded_seconds,
+        },
+        (END_CAVEAT,) if throttled_seconds else (QUOTA_CAVEAT, END_CAVEAT),
         cost_seconds=total_seconds,
     )
 

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from analyzers.base import Analyzer, Outcome
+from analyzers.base import Analyzer, Outcome, missing
 from analyzers.findings import Finding, Quantity, Rank, abstention
 from analyzers.timeline import Timeline, column, rows_by
 
+PREFIX: Final = "vllm:"  # of all names of its metrics
 TTFT: Final = "vllm:time_to_first_token_seconds"
 QUEUE: Final = "vllm:request_queue_time_seconds"
 PREFILL: Final = "vllm:request_prefill_time_seconds"
@@ -107,7 +108,7 @@ def measure_server(timeline: Timeline) -> ServerMetrics | None:
         (types[counter], rows)
         for counter, rows in rows_by(table, "counter").items()
         if counter in types
-        and types[counter]["name"].startswith("vllm:")
+        and types[counter]["name"].startswith(PREFIX)
         and np.isfinite(values[rows]).all()  # a gauge may be NaN: not known
     ]
     if not vllm_rows:
@@ -146,10 +147,17 @@ def _level(name: str, parts: Iterable[tuple[float, float]]) -> Level:
 def run(timeline: Timeline) -> Outcome:
     """Report the metrics; findings for what the engine itself took of the time to first token."""
     server = timeline.once(measure_server)
+    if server is None and not _has_metrics(timeline):  # the counters are the host's
+        return Outcome(findings=[missing("server", "counters", timeline)])
     if server is None:
         return Outcome(findings=[abstention("server", "the server's metrics were read only once",
                                             "record for longer")])  # fmt: skip
     return Outcome({"server": _section(server)}, _findings(server))
+
+
+def _has_metrics(timeline: Timeline) -> bool:
+    names = timeline.capture.table("counter_types")["name"].to_pylist()
+    return any(name.startswith(PREFIX) for name in names)
 
 
 def _section(server: ServerMetrics) -> dict[str, Any]:

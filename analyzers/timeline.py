@@ -20,6 +20,7 @@ STACK_PROBES: Final = ("stacks", "pyspy")
 PROBES: Final[dict[str, tuple[str, ...]]] = {
     "samples": STACK_PROBES,
     "thread_counters": ("threads",),
+    "cpu_slices": ("switches",),
     "gil": ("gil",),
     "counters": ("server_metrics",),
     "requests": ("otlp",),

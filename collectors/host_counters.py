@@ -1,7 +1,8 @@
 """Names of the counters of the host, of a process and of a thread, in the ``counters`` table.
 
 Both sides read them here: the probes that fill them and the analyzers that conclude from them.
-Times are seconds; a total is cumulative, and only its differences mean something.
+Times are seconds; a total is cumulative, and only its differences mean something. It is written
+when it changes, and once more when its old value was last seen.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Final
 CPU_TIME: Final = "cpu_time"  # total, s; labels also mode=user|nice|system|idle|iowait|irq|softirq|
 # steal (/proc/stat, in ticks of 10 ms)
 CPU_FREQUENCY: Final = "cpu_frequency"  # level, Hz; labels cpu=N
-PRESSURE: Final = "pressure"  # total, s; labels resource=cpu|memory|io, kind=some|full (PSI)
+PRESSURE: Final = "pressure"  # total, s; labels kind=some|full, resource=cpu|memory|io (PSI)
 INTERRUPTS: Final = "interrupts"  # total, count; labels cpu=N
 
-# On a process's track. Labels: cgroup=PATH, as seen from outside; one per ancestor with a quota.
+# On a process's track. Labels: cgroup=PATH, as seen from outside, always the last one; one per
+# ancestor with a quota. `PRESSURE` of the process's group stands there too.
 CGROUP_QUOTA: Final = "cgroup_quota"  # level, CPUs
 CGROUP_THROTTLED: Final = "cgroup_throttled"  # total, s, of all threads of the group together
 CGROUP_PERIODS: Final = "cgroup_periods"  # total, count

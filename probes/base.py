@@ -19,11 +19,17 @@ class Level(StrEnum):
     WORKS = "works"
     DEGRADED = "degraded"
     UNAVAILABLE = "unavailable"
+    NOT_APPLICABLE = "not applicable"  # there is nothing here for it to see, and nothing to mend
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is worth a start."""
+        return self in (Level.WORKS, Level.DEGRADED)
 
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """A probe's answer before it starts; ``reason`` and ``remedy`` unless all works."""
+    """A probe's answer before it starts; ``reason`` unless all works, ``remedy`` if there is one."""
 
     probe: str
     level: Level

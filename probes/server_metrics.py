@@ -121,9 +121,9 @@ class ServerMetricsProbe:
 
     def check(self, target: Target) -> Capability:
         """Look for the port that answers ``/metrics`` with vLLM's names."""
-        if target.kind == roles.PYTHON:
+        if target.kind == roles.PYTHON and self.url is None:
             return Capability(
-                self.name, Level.UNAVAILABLE, "the target is no inference server",
+                self.name, Level.NOT_APPLICABLE, "the target is no inference server",
                 "for a server with vLLM's metrics: --metrics-url http://HOST:PORT",
             )  # fmt: skip
         reasons = []

@@ -10,23 +10,30 @@ from typing import Final
 
 from collectors.errors import CputaxError, ProbeUnavailable
 from probes.base import Probe
+from probes.cpu_counters.probe import CpuCounterProbe
 from probes.gil import probe as gil
 from probes.gpu_counters.probe import GpuCounterProbe
+from probes.host.probe import HostProbe
+from probes.numa.probe import NumaProbe
 from probes.otlp.probe import OtlpProbe
 from probes.pyspy import PySpyProbe
 from probes.rocprof.probe import rocprof_probe
 from probes.server_metrics import ServerMetricsProbe
 from probes.stacks import probe as stacks
 from probes.stacks.finder import find_stacks
+from probes.switches.probe import SwitchProbe
 from probes.target import Target
 from probes.threads import ThreadProbe
 from probes.torch_profiler.probe import TorchProfilerProbe
 
 STACK_HZ: Final = stacks.RATE_HZ
 GIL_HZ: Final = gil.DEFAULT_HZ
-PROBE_NAMES: Final = ("threads", "stacks", "gil", "server_metrics")  # need no GPU
-GPU_COUNTERS: Final = GpuCounterProbe.name
-ALL_NAMES: Final = (*PROBE_NAMES, GPU_COUNTERS)
+PROBE_NAMES: Final = ("threads", "stacks", "gil", "server_metrics")  # what every analysis needs
+MACHINE_NAMES: Final = (HostProbe.name, NumaProbe.name, GpuCounterProbe.name)
+DEFAULT_NAMES: Final = (*PROBE_NAMES, *MACHINE_NAMES)
+# Those that cost the server something have to be asked for.
+ASKED_NAMES: Final = (SwitchProbe.name, CpuCounterProbe.name)
+ALL_NAMES: Final = (*DEFAULT_NAMES, *ASKED_NAMES)
 
 
 class StackReading(StrEnum):
@@ -90,7 +97,11 @@ def make_probes(
             rates.gil_hz, is_realtime=rates.is_gil_realtime, is_governed=rates.is_governed
         ),
         "server_metrics": ServerMetricsProbe(metrics_url),
-        GPU_COUNTERS: GpuCounterProbe(),
+        HostProbe.name: HostProbe(),
+        NumaProbe.name: NumaProbe(),
+        GpuCounterProbe.name: GpuCounterProbe(),
+        CpuCounterProbe.name: CpuCounterProbe(),
+        SwitchProbe.name: SwitchProbe(),
     }
     probes = [probe for name, probe in every.items() if name in wanted]
     if otlp_ports is not None:

@@ -66,7 +66,7 @@ class Session:
         Raises:
             CputaxError: the capture cannot be made, the target is gone, or no probe works.
         """
-        usable = [p for p in self.probes if self._capability(p).level != Level.UNAVAILABLE]
+        usable = [p for p in self.probes if self._capability(p).level.is_usable]
         if not usable:
             reasons = "; ".join(f"{c.probe}: {c.reason}" for c in self.capabilities.values())
             raise ProbeUnavailable(

@@ -2,8 +2,10 @@
 
 Of what is known the surest counts: that no request was there; that the thread was in a call of the
 GPU's runtime; that it waited for the GIL; the Python function that a profiler saw it in; the stack
-that was seen. Of the time in which it was at work, or of which nothing is known, it did not run for
-as long as the scheduler says that it waited for a CPU (`analyzers.gpu.run_queue`). What is left is
+that was seen. Where context switches tell that it was ready and had no CPU, that is surer than all
+but the first. Without them, of the time in which it was at work, or of which nothing is known, it
+did not run for as long as the scheduler's counters say that it waited for a CPU
+(`analyzers.gpu.run_queue`). What is left is
 `Cause.UNEXPLAINED`, and so is work at a time when somebody waited for the GIL and it was not seen
 who.
 """
@@ -160,6 +162,8 @@ class Explainer:
             return Shares(pieces.owner, pieces.label, pieces.end - pieces.start)
         is_work = self._is(pieces.label, WORK | {Cause.UNEXPLAINED})
         is_wait = self._is(pieces.label, WAITS)
+        if waiting.counters is None:  # no guess: it had no CPU, whatever it was in
+            is_work = ~is_wait & ~self._is(pieces.label, frozenset({Cause.NO_REQUEST}))
         parts = [pieces.where(~is_work & ~is_wait)]
         shares = []
         for mask, placed in ((is_work, waiting.at_work), (is_wait, waiting.in_waits)):

@@ -1,6 +1,7 @@
-"""How much of the time between launches a thread had no CPU, from its counters.
+"""How much of the time between launches a thread had no CPU.
 
-Counters say how long a thread waited for a CPU between two looks, 50 ms apart, and not when; a wait
+Context switches say it exactly, where wake-ups were recorded with them. Without those, counters do:
+they say how long a thread waited for a CPU between two looks, 50 ms apart, and not when; a wait
 counts when it is over. But the waits must fit: a thread that makes calls every few microseconds was
 not waiting there. A thread that is on time but for its waits makes pauses as long as they are, so
 the wait of an interval is laid into the pause, or the few pauses, between calls that it fills best.
@@ -8,7 +9,8 @@ Waits that are ordinary for this thread each time it is woken are spread over it
 add up, and left out where they do not. Pauses in which the thread was seen waiting for something
 else take only what fits nowhere else: it was woken and had no CPU yet.
 
-It is never more than the counters say; `Waiting.bounds` is what can be true.
+It is never more than the counters say; `Waiting.bounds` is what can be true. A thread that gave way
+by itself is not taken to wait: it polls.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from analyzers.intervals import (
     intervals,
 )
 from analyzers.looks import Counters, counters_by_thread
+from analyzers.sched.histories import read_histories
+from analyzers.sched.totals import Wake, measure_totals
 from analyzers.scheduling import NOTABLE_RATIO
 from analyzers.timeline import Timeline, column, rows_by
 
@@ -58,14 +62,21 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
-    """Where one thread waited for a CPU: while it seemed at work, and while it seemed to wait."""
+    """Where one thread waited for a CPU: while it seemed at work, and while it seemed to wait.
 
-    counters: Counters
+    Without ``counters`` switches told it, and both are the same: surer than what seemed.
+    """
+
+    counters: Counters | None
     at_work: Placed
     in_waits: Placed
 
     def bounds(self, start: Times, end: Times) -> tuple[int, int]:
         """Return the least and the most that the thread can have waited in disjoint intervals."""
+        if self.counters is None:
+            waits = intervals(self.at_work.start, self.at_work.end)
+            exact = int((covered_before(waits, end) - covered_before(waits, start)).sum())
+            return exact, exact
         edges, wait = self.counters.edges, self.counters.wait_ns
         late = np.diff(covered_before(intervals(start, end), edges))
         low = np.minimum(np.maximum(0, wait - (np.diff(edges) - late)), late)
@@ -78,7 +89,7 @@ class Waiting:
 def find_waiting(
     timeline: Timeline, thread: int, walls: Times, waits: Intervals, others: Intervals
 ) -> Waiting | None:
-    """Return where a thread waited for a CPU; None if its counters were not read.
+    """Return where a thread waited for a CPU; None if neither switches nor counters tell.
 
     Args:
         timeline: the capture.
@@ -87,6 +98,9 @@ def find_waiting(
         waits: when it was seen waiting for something.
         others: when it surely did not wait for a CPU: it waited for the GIL, or was in a call.
     """
+    waiting = _by_switches(timeline, thread)
+    if waiting is not None:
+        return waiting
     counters = timeline.once(counters_by_thread).get(thread)
     if counters is None or not counters.wait_ns.any():
         return None
@@ -106,6 +120,16 @@ def find_waiting(
     in_waits, _ = _best_fit(left, count, seeming, bounds, edges)
     notable = np.where(ordinary >= NOTABLE_RATIO * np.diff(edges), ordinary, 0.0)
     return Waiting(counters, _with_spread(at_work, notable, work, edges), in_waits)
+
+
+def _by_switches(timeline: Timeline, thread: int) -> Waiting | None:
+    """Return what switches tell; None when they do not, or do not tell when it was woken."""
+    for totals in timeline.once(measure_totals):
+        if totals.thread.track == thread and totals.wake is Wake.MEASURED:
+            waits = timeline.once(read_histories).waits(totals.place)
+            placed = Placed(waits.start, waits.end, np.ones(len(waits)))
+            return Waiting(None, placed, placed)
+    return None
 
 
 def _best_fit(

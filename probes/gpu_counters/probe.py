@@ -65,9 +65,9 @@ class GpuCounterProbe:
         remedy = next((search.remedy for search in searches if search.remedy), None)
         if not gpus:
             reasons = "; ".join(search.reason for search in searches if search.reason)
-            return self._unavailable(
-                f"no GPU: {reasons}", remedy or f"if there is one, in a container: {NO_GPU}"
-            )
+            level = Level.NOT_APPLICABLE if remedy is None else Level.UNAVAILABLE
+            remedy = remedy or f"if there is one, in a container: {NO_GPU}"
+            return Capability(self.name, level, f"no GPU: {reasons}", remedy)
         self._choice = choose(target, gpus)
         if not self._choice.gpus:
             return self._unavailable(

@@ -11,14 +11,17 @@ import click
 
 from collectors.errors import CputaxError
 from probes.base import Level
+from probes.cpu_counters.probe import CpuCounterProbe
 from probes.otlp.probe import GRPC_PORT, HTTP_PORT
 from probes.rocprof.spool import hook_environment, spool_directory
+from probes.switches.probe import SwitchProbe
 from probes.target import Target, find_target
 from profiler.cli import show_error
 from profiler.launch import launch
 from profiler.options import Duration, Pid
 from profiler.probe_set import (
     ALL_NAMES,
+    DEFAULT_NAMES,
     GIL_HZ,
     STACK_HZ,
     OtlpPorts,
@@ -85,6 +88,14 @@ from profiler.session import Session
     help="Record the kernels of AMD GPUs through rocprofiler-sdk (docs/rocprof.md).",
 )  # fmt: skip
 @click.option("--hip-api", is_flag=True, help="With --rocprof: every call of HIP, too; dear.")
+@click.option(
+    "--switches", is_flag=True,
+    help="Every context switch: who pushed whom off a CPU, and when (docs/switches.md).",
+)  # fmt: skip
+@click.option(
+    "--cpu-counters", is_flag=True,
+    help="Cycles, instructions and cache misses of each thread, where the CPU counts them.",
+)  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The capture directory.")
 @click.option(
     "--probe", "only", multiple=True, type=click.Choice(ALL_NAMES), help="Use only this probe."
@@ -99,8 +110,8 @@ def command(
     words: tuple[str, ...], pid: int | None, duration: float, until_exit: bool, stack_hz: int,
     gil_hz: float, gil_realtime: bool, stack_reading: str, otlp: bool, otlp_grpc_port: int,
     otlp_http_port: int, torch_s: float | None, torch_stacks: bool, with_rocprof: bool,
-    hip_api: bool, output: Path | None, only: tuple[str, ...], without: tuple[str, ...],
-    metrics_url: str | None, quiet: bool,
+    hip_api: bool, switches: bool, cpu_counters: bool, output: Path | None, only: tuple[str, ...],
+    without: tuple[str, ...], metrics_url: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Record a running server without touching it, then show the findings.
 
@@ -112,7 +123,9 @@ def command(
         words = ()
     if (pid is None) == (not words):
         raise click.UsageError("give one PID (cputax ps lists them), or -- and a command to start")
-    names = [name for name in only or ALL_NAMES if name not in without]
+    asked = {SwitchProbe.name: switches, CpuCounterProbe.name: cpu_counters}
+    names = [*(only or DEFAULT_NAMES), *(name for name, is_asked in asked.items() if is_asked)]
+    names = [name for name in names if name not in without]
     if not names:
         raise click.UsageError("no probe is left to record with")
     rates = Rates(stack_hz, gil_hz, gil_realtime)
@@ -146,7 +159,7 @@ def command(
 def _record(session: Session, duration_s: float | None, quiet: bool) -> int:
     out = console(to_stderr=True)
     for capability in session.capabilities.values():
-        if capability.level is not Level.WORKS and not quiet:
+        if capability.level in (Level.DEGRADED, Level.UNAVAILABLE) and not quiet:
             reason = safe(capability.reason or "")
             out.print(f"[yellow]{capability.probe} {capability.level}[/]: {reason}")
             if capability.remedy:

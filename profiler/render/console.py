@@ -42,3 +42,13 @@ def duration(value: float) -> str:
     if abs(value) >= 10:
         return f"{value:.1f} s"
     return f"{value:.2f} s" if abs(value) >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio in percent; ``?`` for what is not known."""
+    return "?" if value is None else f"{value:.1%}"
+
+
+def heading(out: Console, text: str, note: str = "") -> None:
+    """Print the heading of a section, and what its figures are."""
+    out.print(f"\n[bold]{text}[/]" + (f"  [dim]{note}[/]" if note else ""))

@@ -19,6 +19,8 @@ def print_probes(out: Console, analysis: Json) -> None:
     gaps = {row["probe"]: row for row in analysis["gaps"]}
     table = plain_table("probe", "", ">asked", ">achieved", ">not seen", ">largest gap", "why")
     for probe in analysis["probes"]:
+        if probe["level"] == NOT_APPLICABLE:
+            continue
         gap = gaps.pop(probe["name"], None)
         table.add_row(*_probe_row(probe, gap))
     for name, gap in gaps.items():
@@ -38,6 +40,7 @@ def print_probes(out: Console, analysis: Json) -> None:
         )
 
 
+NOT_APPLICABLE: Final = "not applicable"  # a machine without a GPU is not short of a probe
 _OVERHEAD_KEYS: Final = {
     "window_seconds", "recorder_cpu_seconds", "probe_children_cpu_seconds", "host_idle_ratio",
 }  # fmt: skip

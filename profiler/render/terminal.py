@@ -16,11 +16,12 @@ from rich.padding import Padding
 from analyzers.analysis import ANALYZERS
 from analyzers.timeline import PROBES
 from collectors.manifest import IMPORTED
-from profiler.render.console import console, duration, plain_table, safe
+from profiler.render.console import console, duration, heading, plain_table, ratio, safe
 from profiler.render.convoys import print_convoys
 from profiler.render.gpu import print_gpu
 from profiler.render.probes import print_probes
 from profiler.render.requests import print_requests
+from profiler.render.sched import print_scheduling
 
 BAR_WIDTH: Final = 24
 TOP_STAGES: Final = 6
@@ -45,7 +46,7 @@ def print_analysis(analysis: Json, *, show_all: bool = False) -> None:
     print_gpu(out, analysis, show_all=show_all)
     _print_stages(out, analysis, show_all)
     _print_gil(out, analysis, show_all)
-    _print_run_queue(out, analysis, show_all)
+    print_scheduling(out, analysis, show_all=show_all)
     _print_server(out, analysis)
     print_probes(out, analysis)
 
@@ -74,7 +75,7 @@ def _print_findings(
         for finding in analysis["findings"]
         if finding["abstained"] and not _is_unasked(finding, analysis)
     ]
-    _heading(out, "What stands out")
+    heading(out, "What stands out")
     if not claims:
         below = ": see below what could not be answered" if silent and limit is None else ""
         out.print(f"  nothing{below}", style="dim")
@@ -90,7 +91,7 @@ def _print_findings(
     if limit is not None and len(claims) > limit:
         out.print(f"  and {len(claims) - limit} more", style="dim")
     if limit is None and silent:
-        _heading(out, "What could not be answered")
+        heading(out, "What could not be answered")
         for finding in silent:
             reason = finding.get("reason") or finding["statement"]
             out.print(Padding(f"[cyan]{finding['slug']}[/] {safe(reason)}", (0, 0, 0, 2)))
@@ -146,7 +147,7 @@ def _print_stages(out: Console, analysis: Json, show_all: bool) -> None:
     window_s = analysis["capture"]["duration_seconds"]
     processes = analysis["target"]["processes"]
     total_s = sum(process["cpu_seconds"] or 0.0 for process in processes)
-    _heading(out, "Where the CPU time went", f"{total_s:.1f} s = {total_s / window_s:.2f} cores")
+    heading(out, "Where the CPU time went", f"{total_s:.1f} s = {total_s / window_s:.2f} cores")
     coverage = {row["role"]: row["classified_ratio"] for row in analysis["coverage"]}
     by_role = defaultdict(list)
     for row in analysis["stages"]:
@@ -182,7 +183,7 @@ def _print_gil(out: Console, analysis: Json, show_all: bool) -> None:
     rows = [row for row in rows if show_all or _matters(row, "held_ratio", "wanted_ratio")]
     if not rows:
         return
-    _heading(out, "Who held the GIL, and who waited for it", "share of the time")
+    heading(out, "Who held the GIL, and who waited for it", "share of the time")
     table = plain_table("role", ">PID", "thread", ">held", ">waited", "held it mostly in")
     for row in rows if show_all else rows[:TOP_THREADS]:
         stages = ", ".join(
@@ -190,24 +191,7 @@ def _print_gil(out: Console, analysis: Json, show_all: bool) -> None:
         )
         table.add_row(
             safe(row["role"]), str(row["pid"]), safe(row["name"]),
-            _ratio(row["held_ratio"]), _ratio(row["wanted_ratio"]), safe(stages),
-        )  # fmt: skip
-    out.print(table)
-
-
-def _print_run_queue(out: Console, analysis: Json, show_all: bool) -> None:
-    rows = sorted(analysis["run_queue"], key=lambda row: -(row["wait_seconds"] or 0.0))
-    rows = [row for row in rows if show_all or _matters(row, "wait_ratio")]
-    if not rows:
-        return
-    _heading(out, "Who was ready to run and waited for a CPU")
-    table = plain_table("role", ">PID", "thread", ">waited", ">of the time", ">ran", ">pushed off")
-    for row in rows if show_all else rows[:TOP_THREADS]:
-        pushed = row.get("involuntary_count")
-        table.add_row(
-            safe(row["role"]), str(row["pid"]), safe(row["name"]), f"{row['wait_seconds']:.2f} s",
-            _ratio(row["wait_ratio"]), f"{row['cpu_seconds']:.2f} s",
-            "?" if pushed is None else f"{pushed} x",
+            ratio(row["held_ratio"]), ratio(row["wanted_ratio"]), safe(stages),
         )  # fmt: skip
     out.print(table)
 
@@ -216,7 +200,7 @@ def _print_server(out: Console, analysis: Json) -> None:
     server = analysis.get("server") or {}
     if server.get("ttft_mean_seconds") is None:
         return
-    _heading(out, "The server's own counters", "means per request in this window")
+    heading(out, "The server's own counters", "means per request in this window")
     table = plain_table(*[f">{name}" for name in _SERVER_COLUMNS])
     table.add_row(*[_server_cell(server, key) for key in _SERVER_COLUMNS.values()])
     out.print(table)
@@ -246,11 +230,3 @@ def _server_cell(server: Json, key: str) -> str:
 
 def _matters(row: Json, *keys: str) -> bool:
     return any((row[key] or 0.0) >= SMALL_RATIO for key in keys)
-
-
-def _ratio(value: float | None) -> str:
-    return "?" if value is None else f"{value:.1%}"
-
-
-def _heading(out: Console, text: str, note: str = "") -> None:
-    out.print(f"\n[bold]{text}[/]" + (f"  [dim]{note}[/]" if note else ""))

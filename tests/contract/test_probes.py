@@ -174,9 +174,17 @@ def test_a_program_without_metrics_is_told_how_to_name_them(program: Program):
     target = find_target(program.pid)
     capability = probe_named("server_metrics", target).check(target)
 
-    assert capability.level is Level.UNAVAILABLE
+    assert capability.level is Level.NOT_APPLICABLE
     assert "no inference server" in (capability.reason or "")
     assert "--metrics-url" in (capability.remedy or "")
+
+
+def test_a_program_whose_metrics_were_named_is_asked(program: Program, server: Program):
+    url = f"http://127.0.0.1:{server.hello['port']}"
+    target = find_target(program.pid)
+    (probe,) = make_probes(target, ["server_metrics"], metrics_url=url)
+
+    assert probe.check(target).level is Level.WORKS
 
 
 def test_without_the_pyspy_program_stacks_are_unavailable(program: Program, monkeypatch):

@@ -81,3 +81,13 @@ def test_the_engine_s_own_parts_are_named_when_they_are_large() -> None:
     findings = [one for one in analyze(made.build()).findings if not one.abstained]
     assert [one.slug for one in findings] == ["engine-queue"]
     assert findings[0].cost_seconds == pytest.approx(60)
+
+
+def test_counters_of_the_host_alone_are_no_metrics_of_the_server() -> None:
+    made = CaptureBuilder()
+    for ms in (0, 1000):
+        made.counter(made.process("api_server"), ms, "cpu_time", ms)
+    made.probe("server_metrics", "not applicable", reason="the target is no inference server")
+    (finding,) = (one for one in analyze(made.build()).findings if one.slug == "server")
+    assert finding.abstained
+    assert "no inference server" in str(finding.to_json())

@@ -548,7 +548,7 @@ def test_no_gpu_is_said_with_every_reason(proc):
 
     capability = GpuCounterProbe(find=lambda: searches).check(target_of(proc))
 
-    assert capability.level is Level.UNAVAILABLE
+    assert capability.level is Level.NOT_APPLICABLE
     assert capability.reason == "no GPU: no AMD card; no NVIDIA driver"
     assert capability.remedy
 

@@ -1,0 +1,1 @@
+"""What the CPU and the kernel count for single threads: cycles, instructions, page faults, ..."""

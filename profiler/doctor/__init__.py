@@ -1,0 +1,1 @@
+"""``cputax doctor``: mistakes that cost silently, and what cputax itself may see here."""
