@@ -19,7 +19,8 @@ COMMANDS: Final = {
     "analyze": "Say where the time of a capture, or of a foreign trace, went.",
     "import": "Turn traces of other tools into a capture.",
     "load": "Chat with a server as many users do, and measure each answer.",
-    "doctor": "Say what works here, what does not, and how to mend it.",
+    "doctor": "Find settings that cost silently, and what cputax may see here.",
+    "pin": "Propose on which CPUs each process should run, and try whether it helps.",
     "selftest": "Measure this tool's own error on this machine.",
     "demo": "Start a small server, load it, record it and show the answer.",
 }
@@ -60,7 +61,8 @@ def cli() -> None:
       cputax attach PID -d 30s      record it and show the findings
       cputax analyze DIR            show everything again, or --json
 
-    Exit codes: 0 done, 1 partial capture, 2 usage, 3 target, 4 permission, 5 bad input file.
+    Exit codes: 0 done, 1 partial capture or a broken gate, 2 usage, 3 target, 4 permission,
+    5 bad input file.
     """
 
 
