@@ -13,6 +13,7 @@ from typing import Any, Final
 from analyzers.findings import Finding, Quantity, Rank
 from analyzers.looks import counters_by_thread
 from analyzers.sched.counter_series import Series, read_series
+from analyzers.sched.totals import Wake, measure_totals
 from analyzers.timeline import Process, Timeline
 from collectors.host_counters import (
     CGROUP_PERIODS,
@@ -35,7 +36,7 @@ class Quota:
     throttled_seconds: float
     period_count: float | None
     throttled_count: float | None
-    wait_seconds: float | None  # of its processes' threads, for whatever reason (run_delay)
+    wait_seconds: float | None  # of its processes' threads for a CPU, for whatever reason
 
     @property
     def throttled_ratio(self) -> float | None:
@@ -77,8 +78,8 @@ def _quota(timeline: Timeline, path: str, counters: dict[str, list[Series]]) -> 
         return max(one.rise for one in series) if series else None
 
     waits = [
-        float(one.wait_ns.sum()) / 1e9
-        for track, one in timeline.once(counters_by_thread).items()
+        wait_ns / 1e9
+        for track, wait_ns in timeline.once(_waits).items()
         if timeline.threads[track].process in processes
     ]
     return Quota(
@@ -90,6 +91,18 @@ def _quota(timeline: Timeline, path: str, counters: dict[str, list[Series]]) -> 
         rise(CGROUP_THROTTLED_PERIODS),
         sum(waits) if waits else None,
     )
+
+
+def _waits(timeline: Timeline) -> dict[int, float]:
+    """Return how long each thread waited for a CPU (ns): by its switches, else by run_delay.
+
+    Linux 6.18 now and then books the whole sleep of a throttled group's thread as run_delay.
+    """
+    waits = {
+        track: float(one.wait_ns.sum()) for track, one in timeline.once(counters_by_thread).items()
+    }
+    seen = (one for one in timeline.once(measure_totals) if one.wake is Wake.MEASURED)
+    return waits | {one.thread.track: float(one.wait_ns) for one in seen}
 
 
 def rows(timeline: Timeline) -> list[dict[str, Any]]:

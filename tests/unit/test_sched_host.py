@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sched_captures import SchedBuilder
+from sched_captures import BLOCKED, SchedBuilder
 
 from analyzers.sched.counter_series import read_series
 from analyzers.sched.host_load import run
@@ -46,6 +46,17 @@ def test_a_quota_that_stops_the_server_is_a_finding_with_the_way_out() -> None:
     assert "(0.5 CPUs) stopped the server in 60% of its periods, 3.00 s" in claim.statement
     assert "at most 1.00 s was contention" in claim.statement
     assert "docker update --cpus" in str(claim.remedy)
+
+
+def test_waits_that_switches_tell_stand_before_the_kernel_s_totals() -> None:
+    made = made_throttled()
+    first = 1  # its track
+    made.stay(first, 0, 100, BLOCKED)
+    made.stay(first, 1_500, 1_600, BLOCKED, woken=1_000)
+
+    (quota,) = measure_quotas(Timeline(made.build()))
+
+    assert quota.wait_seconds == pytest.approx(0.5 + 2.0)  # of the other one run_delay is all
 
 
 def test_a_quota_that_is_hardly_met_is_none() -> None:
