@@ -29,7 +29,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """A probe's answer before it starts; ``reason`` unless all works, ``remedy`` if there is one."""
+    """A probe's answer before it starts; ``reason`` unless all works, ``remedy`` if any."""
 
     probe: str
     level: Level

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -121,22 +123,31 @@ class SwitchProbe:
         assert self._plan is not None, "started where it cannot work"
         self._context = context
         cpus = online_cpus()
-        self._source = Source(self._plan, cpus, ring_bytes(len(cpus)), self._tids)
-        layout = self._plan.layout
-        self._cpus = np.array(self._source.cpus)
+        self._begin(Source(self._plan, cpus, ring_bytes(len(cpus)), self._tids))
+        self._pacer.start()
+
+    def _begin(self, source: Source) -> None:
+        """Begin to record what ``source`` sees."""
+        self._source = source
+        layout = source.plan.layout
+        self._cpus = np.array(source.cpus)
         self._reader = SwitchReader(layout)
         self._judge = YieldJudge(layout.registers)
-        self._tracks = Tracks(context, sees_all=_sees_all(context.target.procfs))
+        self._tracks = Tracks(self._context, sees_all=_sees_all(self._context.target.procfs))
         self._waiting = Waiting(self._tracks)
-        self._started_ns = self._drained_ns = self._source.enable()
+        self._started_ns = self._drained_ns = source.enable()
         self._pairing = Pairing(len(self._cpus), self._started_ns)
         # From here on forks are recorded, so nobody is missed.
-        for process in context.target.processes.values():
+        for process in self._context.target.processes.values():
             self._tracks.add(process)
-        self._pacer.start()
 
     def add(self, process: Process) -> None:
         """Take up a process that appeared; most have been seen to start already."""
+        if self._source.plan.is_per_task and not self._tracks.is_process(process.pid):
+            try:
+                self._source.follow(self._tids([process.pid]))
+            except PerfError as error:
+                self._gap(self._drained_ns, time.monotonic_ns(), error.message, None)
         self._tracks.add(process)
 
     def stop(self) -> ProbeRecord:
@@ -178,14 +189,13 @@ class SwitchProbe:
             "cpu_seconds": self._cpu_ns / 1e9,
         }
 
-    def _tids(self) -> list[int]:
+    def _tids(self, pids: Iterable[int] | None = None) -> list[int]:
+        """Return the threads of these processes, or of the target, that there are now."""
         found: list[int] = []
         target = self._context.target
-        for pid in target.processes:
-            try:
+        for pid in target.processes if pids is None else pids:
+            with suppress(ProcessLookupError):
                 found += target.procfs.tids(pid)
-            except ProcessLookupError:
-                continue
         return found
 
     def _tick(self, now_ns: int) -> None:

@@ -54,39 +54,40 @@ def find_records(drained: Drained) -> Records:
     Raises:
         ValueError: these are no records.
     """
-    halves = drained.words.view(np.uint32)
     # A header's lower half is its kind; the upper one misc bits and, on top, its size in bytes.
+    halves = drained.words.view(np.uint32)
     position = np.flatnonzero(halves[0::2] - np.uint32(1) < kinds.KIND_LIMIT - 1)
-    upper = halves[2 * position + 1]
+    upper = halves[1::2][position]
     position = position[(upper & _NO_SIZE == 0) & (upper >= _HEADER_BYTES << 16)]
-    length = _lengths(halves, position)
-    if not _is_chain(position, length, len(drained.words)):
+    header = drained.words[position].view(np.uint32)
+    if not _is_chain(position, header, len(drained.words)):
         position = _walk(halves)
-        length = _lengths(halves, position)
+        header = drained.words[position].view(np.uint32)
+    first = np.searchsorted(position, drained.starts)
     return Records(
         position,
-        halves[2 * position],
-        halves[2 * position + 1] & np.uint32(0xFFFF),
-        length,
-        np.searchsorted(drained.starts, position, side="right") - 1,
+        header[0::2],
+        header[1::2] & np.uint32(0xFFFF),
+        _lengths(header),
+        np.repeat(np.arange(len(first) - 1), np.diff(first)),
     )
 
 
-def _lengths(halves: NDArray[np.uint32], position: I64) -> I64:
-    return (halves[2 * position + 1] >> 19).astype(np.int64)  # bytes in the upper 16 bits, over 8
+def _lengths(headers: NDArray[np.uint32]) -> I64:
+    return (headers[1::2] >> np.uint32(19)).astype(np.int64)  # bytes in the upper 16 bits, over 8
 
 
-def _is_chain(position: I64, length: I64, word_count: int) -> bool:
+def _is_chain(position: I64, headers: NDArray[np.uint32], word_count: int) -> bool:
     if len(position) == 0:
         return word_count == 0
-    ends = position + length
+    ends = position + _lengths(headers)
     return bool(
         position[0] == 0 and ends[-1] == word_count and np.array_equal(position[1:], ends[:-1])
     )
 
 
 def _walk(halves: NDArray[np.uint32]) -> I64:
-    lengths = (halves[1::2] >> 19).tolist()
+    lengths = _lengths(halves).tolist()
     found = []
     position = 0
     while position < len(lengths):

@@ -43,10 +43,12 @@ class Waiting:
         if self._rows is not None:
             kept = self._rows
             rows = {name: np.concatenate((kept[name], rows[name])) for name in rows}
-        adopted = [pid for pid in np.unique(rows["pid"]).tolist() if self._tracks.is_adopted(pid)]
-        is_ready = np.isin(rows["pid"], adopted)
-        self._rows = None if is_ready.all() else _where(rows, ~is_ready)
-        return self._table(_where(rows, is_ready)) if is_ready.any() else None
+        is_ready = self._tracks.adopted(rows["pid"])
+        self._rows = None
+        if not is_ready.all():
+            self._rows = _where(rows, ~is_ready)
+            rows = _where(rows, is_ready)
+        return self._table(rows) if len(rows["pid"]) else None
 
     def _table(self, rows: Columns) -> Table:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from probes.perf.errors import CpuOffline, PerfTargetGone, RingRefused
+from probes.perf.errors import CpuOffline, PerfTargetGone, RingRefused, open_error
 from probes.perf.events import Event, open_event
 from probes.perf.ring import Ring
 from probes.switches.plans import EVERY_THREAD, WHAT, Plan
@@ -56,7 +57,7 @@ class Source:
         self._followed: set[int] = set()  # threads with events of their own
         self._is_enabled = False
         try:
-            self._open(cpus, next(iter(tids())) if plan.is_per_task else EVERY_THREAD)
+            self._open(cpus, _any_of(tids()) if plan.is_per_task else EVERY_THREAD)
             self._map(size_bytes)
             if plan.is_per_task:
                 for _ in range(_ROUNDS):
@@ -153,3 +154,9 @@ class Source:
 
     def _events(self) -> list[Event]:
         return [*(extra for extra, _ in self._extras), *self._others, *self._owners]
+
+
+def _any_of(tids: Iterable[int]) -> int:
+    for tid in tids:
+        return tid
+    raise open_error(errno.ESRCH, WHAT, -1)

@@ -25,7 +25,6 @@ class Stays:
     tid: I64
     next_pid: I64
     next_tid: I64
-    is_clipped: Flags  # it began before we looked
     is_open: Flags  # it had not ended
     is_runnable: Flags  # when it ended
     hint: I64
@@ -53,7 +52,6 @@ class Pairing:
     def __init__(self, ring_count: int, start_ns: int) -> None:
         """``start_ns``: since when switches are recorded; each CPU has somebody on it then."""
         self._is_open = np.ones(ring_count, bool)
-        self._is_clipped = np.ones(ring_count, bool)
         self._time_ns = np.full(ring_count, start_ns)
         self._pid = np.full(ring_count, UNSEEN)
         self._tid = np.full(ring_count, UNSEEN)
@@ -66,28 +64,40 @@ class Pairing:
         if count == 0:
             self._is_open[cut_rings] = False
             return _empty()
-        is_first = np.ones(count, bool)
-        is_first[1:] = s.ring[1:] != s.ring[:-1]
-        before = np.arange(count) - 1
-        is_opened = np.where(is_first, self._is_open[s.ring], ~s.closes[before])
-        opener_tid = np.where(is_first, self._tid[s.ring], s.came_tid[before])
-        opener_pid = np.where(is_first, self._pid[s.ring], s.came_pid[before])
-        is_same = (s.left_tid == opener_tid) | (s.left_tid == UNSEEN) | (opener_tid == UNSEEN)
-        start_ns = np.where(is_first, self._time_ns[s.ring], self._came_ns(s)[before])
+        close = np.flatnonzero(s.closes)
+        ring, end_ns = s.ring[close], s.time_ns[close]
+        open_ = close - 1
+        is_first = (open_ < 0) | (s.ring[open_] != ring)  # it was opened in an earlier drain
+        opener_pid = np.where(is_first, self._pid[ring], s.pid[open_])
+        opener_tid = np.where(is_first, self._tid[ring], s.tid[open_])
+        pid, tid = s.pid[close], s.tid[close]
+        start_ns = np.where(is_first, self._time_ns[ring], self._came_ns(s, open_, is_cut))
+        is_whole = np.where(is_first, self._is_open[ring], ~s.closes[open_]) & ~is_cut[close]
+        is_whole &= (tid == opener_tid) | (tid == UNSEEN) | (opener_tid == UNSEEN)
         # One that ended while the events of the others were still being enabled began before.
-        is_whole = s.closes & is_opened & ~is_cut & (start_ns < s.time_ns)
-        row = np.flatnonzero(is_whole & is_same)
+        row = np.flatnonzero(is_whole & (start_ns < end_ns))
+        close = close[row]
         stays = Stays(
-            s.ring[row], start_ns[row], s.time_ns[row],
-            np.where(s.left_pid == UNSEEN, opener_pid, s.left_pid)[row],
-            np.where(s.left_tid == UNSEEN, opener_tid, s.left_tid)[row],
-            s.came_pid[row], s.came_tid[row],
-            (is_first & self._is_clipped[s.ring])[row], np.zeros(len(row), bool),
-            s.is_runnable[row], s.hint[row], s.ip[row], s.has_registers[row],
+            ring[row], start_ns[row], end_ns[row],
+            np.where(pid == UNSEEN, opener_pid, pid)[row],
+            np.where(tid == UNSEEN, opener_tid, tid)[row],
+            s.other_pid[close], s.other_tid[close],
+            np.zeros(len(row), bool), s.is_runnable[close],
+            s.hint[close], s.ip[close], s.has_registers[close],
         )  # fmt: skip
-        self._keep(s)
+        self._keep(s, is_cut)
         self._is_open[cut_rings] = False
         return stays
+
+    @staticmethod
+    def _came_ns(s: Switches, open_: I64, is_cut: Flags) -> I64:
+        """Return when each thread that came got its CPU: as the one before it left, if that named
+        it. That is how the kernel accounts for the time in between, its own.
+        """
+        before = np.maximum(open_ - 1, 0)
+        is_handed = s.closes[before] & (s.ring[before] == s.ring[open_]) & ~is_cut[open_]
+        is_handed &= (s.other_tid[before] == s.tid[open_]) & (s.tid[open_] != UNSEEN)
+        return s.time_ns[np.where(is_handed, before, open_)]
 
     @staticmethod
     def _cuts(s: Switches, losses: list[Loss]) -> tuple[Flags, list[int]]:
@@ -102,25 +112,13 @@ class Pairing:
                 rings.append(loss.ring)
         return is_cut, rings
 
-    @staticmethod
-    def _came_ns(s: Switches) -> I64:
-        """Return when each thread that came got its CPU: as the one before it left, if that named
-        it. That is how the kernel accounts for the time in between, its own.
-        """
-        came_ns = s.time_ns.copy()
-        is_pair = s.closes[:-1] & ~s.closes[1:] & (s.ring[:-1] == s.ring[1:])
-        is_pair &= (s.came_tid[:-1] == s.came_tid[1:]) & (s.came_tid[1:] != UNSEEN)
-        came_ns[1:][is_pair] = s.time_ns[:-1][is_pair]
-        return came_ns
-
-    def _keep(self, s: Switches) -> None:
+    def _keep(self, s: Switches, is_cut: Flags) -> None:
         last = np.flatnonzero(np.diff(s.ring, append=-1))
         ring = s.ring[last]
         self._is_open[ring] = ~s.closes[last]
-        self._is_clipped[ring] = False
-        self._time_ns[ring] = self._came_ns(s)[last]
-        self._pid[ring] = s.came_pid[last]
-        self._tid[ring] = s.came_tid[last]
+        self._time_ns[ring] = self._came_ns(s, last, is_cut)
+        self._pid[ring] = s.pid[last]
+        self._tid[ring] = s.tid[last]
 
     def end(self, end_ns: int) -> Stays:
         """Return the stays that are going on, as far as ``end_ns``."""
@@ -129,13 +127,12 @@ class Pairing:
         zero = np.zeros(len(ring), np.int64)
         return Stays(
             ring, self._time_ns[ring], np.full(len(ring), end_ns), self._pid[ring],
-            self._tid[ring], unseen, unseen, self._is_clipped[ring], ~no, no, zero, zero, no,
+            self._tid[ring], unseen, unseen, ~no, no, zero, zero, no,
         )  # fmt: skip
 
 
 def _empty() -> Stays:
     number, flag = np.empty(0, np.int64), np.empty(0, bool)
     return Stays(
-        number, number, number, number, number, number, number, flag, flag, flag, number, number,
-        flag,
+        number, number, number, number, number, number, number, flag, flag, number, number, flag,
     )  # fmt: skip

@@ -18,20 +18,20 @@ UNSEEN = -1  # instead of a pid or a tid
 class Switches:
     """The switches of a drain, ring after ring, each in its order.
 
-    One that ``closes`` ends the stay of thread ``left_tid`` of process ``left_pid``, the others
-    begin that of ``came_tid`` of ``came_pid``. A thread that is ending has no ids any more, and a
-    task's own records do not name the other (`UNSEEN`). ``hint`` and ``ip`` are the registers of a
-    thread that left while still runnable, where ``has_registers``.
+    One that ``closes`` ends the stay of thread ``tid`` of process ``pid``, the others begin it;
+    ``other_tid`` is who comes next, or was there before. A thread that is ending has no ids any
+    more, and a task's own records do not name the other (`UNSEEN`). ``hint`` and ``ip`` are the
+    registers of a thread that left while still runnable, where ``has_registers``.
     """
 
     ring: I64
     record: I64  # which record of the drain
     time_ns: I64
     closes: Flags
-    left_pid: I64
-    left_tid: I64
-    came_pid: I64
-    came_tid: I64
+    pid: I64
+    tid: I64
+    other_pid: I64
+    other_tid: I64
     is_runnable: Flags
     hint: I64
     ip: I64
@@ -78,8 +78,7 @@ class SwitchReader:
         is_out, is_runnable = _directions(records, record)
         return Switches(
             records.ring[record], record, drained.words[at + 3].astype(np.int64), is_out,
-            np.where(is_out, pid, other_pid), np.where(is_out, tid, other_tid),
-            np.where(is_out, other_pid, pid), np.where(is_out, other_tid, tid),
+            pid, tid, other_pid, other_tid,
             is_runnable, *self._registers(drained, records, record, is_runnable),
         )  # fmt: skip
 
@@ -90,15 +89,13 @@ class SwitchReader:
         at, ends = records.position[record], is_exit[record]
         words = drained.words
         pid, tid = split_pairs(words[at + 1])
-        pid[ends], tid[ends] = pid[ends], split_pairs(words[at[ends] + 2])[0]
+        tid[ends] = split_pairs(words[at[ends] + 2])[0]
         time_ns = words[np.where(ends, at + 3, at + 2)].astype(np.int64)
         is_out, is_runnable = _directions(records, record)
         is_out, is_runnable = is_out | ends, is_runnable & ~ends
         unseen = np.full(len(at), UNSEEN)
         return Switches(
-            records.ring[record], record, time_ns, is_out,
-            np.where(is_out, pid, unseen), np.where(is_out, tid, unseen),
-            np.where(is_out, unseen, pid), np.where(is_out, unseen, tid),
+            records.ring[record], record, time_ns, is_out, pid, tid, unseen, unseen,
             is_runnable, *self._registers(drained, records, record, is_runnable),
         )  # fmt: skip
 

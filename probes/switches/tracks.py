@@ -33,7 +33,9 @@ class Tracks:
         # By thread id; untouched pages of these cost nothing.
         self._pid = np.zeros(PID_LIMIT, np.int32)  # of the target's threads, else 0
         self._track = np.zeros(PID_LIMIT, np.int32)  # plus 1, so that 0 is none yet
-        self._is_member = np.zeros(PID_LIMIT, bool)  # by process id
+        # By process id.
+        self._is_member = np.zeros(PID_LIMIT, bool)
+        self._is_adopted = np.zeros(PID_LIMIT, bool)
         self._births: dict[int, Fork] = {}  # of the target's processes that started meanwhile
         self._names: dict[int, str] = {}  # of the target's threads, as they named themselves
 
@@ -45,6 +47,10 @@ class Tracks:
         except ProcessLookupError:
             return
         self._pid[tids] = process.pid
+
+    def is_process(self, pid: int) -> bool:
+        """Whether a process is known to belong to the target."""
+        return bool(self._is_member[pid])
 
     def fork(self, fork: Fork) -> bool:
         """Take up a new thread or process; return whether it is a new process of the target."""
@@ -81,11 +87,17 @@ class Tracks:
         self._pid[tid[fresh]] = pids[fresh]
         return pids
 
-    def is_adopted(self, pid: int) -> bool:
-        """Whether the session knows the process, so that its threads can have tracks.
+    def adopted(self, pid: I64) -> Flags:
+        """Return which processes the session knows, so that their threads can have tracks.
 
         One that is gone before the session looked, or that it does not find, is registered here.
         """
+        for one in np.unique(pid[~self._is_adopted[pid]]).tolist():
+            self._is_adopted[one] = self._adopt(one)
+        is_adopted: Flags = self._is_adopted[pid]
+        return is_adopted
+
+    def _adopt(self, pid: int) -> bool:
         if pid in self._context.tracks:
             return True
         birth = self._births.get(pid)

@@ -105,7 +105,7 @@ def test_losses_say_where_and_how_many():
 def test_the_fast_and_the_slow_way_find_the_same():
     # Given the same records, once behind one that only the slow way takes
     ring = b"".join(
-        switch(1000 * n, A, B, runnable=bool(n % 2), registers=(-38, n)) + kernel_sample(n, B)
+        switch(1000 * (n + 1), A, B, runnable=bool(n % 2), registers=(-38, n)) + kernel_sample(n, B)
         for n in range(200)
     )
     unusual = record(12, 0, b"\0" * 8 * 99)

@@ -53,13 +53,6 @@ def test_a_stay_goes_from_the_switch_before_to_its_own():
     assert stays == [(0, 11, START_NS, 1000, 12, True), (0, 12, 1000, 3000, 0, False)]
 
 
-def test_what_was_on_at_the_start_began_before_and_is_marked():
-    words, records = split(switch(1000, A, B) + switch(3000, B, A), b"")
-    stays = Pairing(2, START_NS).pair(SwitchReader(WIDE).read(words, records), [])
-
-    assert stays.is_clipped.tolist() == [True, False]
-
-
 def test_a_stay_that_ended_while_events_were_being_enabled_is_left_out():
     assert Cpus().take(switch(START_NS - 1, A, B) + switch(3000, B, A), b"") == [
         (0, 12, START_NS - 1, 3000, 11, False)
