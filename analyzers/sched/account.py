@@ -15,6 +15,7 @@ _SUMS: Final = {
     "waking_seconds": "waking_ns",
     "preempted_seconds": "preempted_ns",
     "yielded_seconds": "yielded_ns",
+    "untold_seconds": "untold_ns",
     "unseen_seconds": "unseen_ns",
     "wait_seconds": "wait_ns",
 }

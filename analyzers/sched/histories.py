@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from analyzers.intervals import Intervals, Times, intervals
 from analyzers.timeline import Timeline, column
-from collectors.cpu_slices import BLOCKED, NONE, PREEMPTED, YIELDED
+from collectors.cpu_slices import BLOCKED, NONE, PREEMPTED, READY, YIELDED
 
 UNSEEN: Final = 0  # why a thread left was not seen: switches were lost, or it was still there
 Mask = NDArray[np.bool_]
@@ -42,7 +42,7 @@ class Histories:
     cpu: NDArray[np.int16]
     left: Times
     ready: Times
-    why: NDArray[np.int8]  # it left before: PREEMPTED, BLOCKED, YIELDED, `UNSEEN`
+    why: NDArray[np.int8]  # it left before: see `collectors.cpu_slices`; `UNSEEN`
     gave_to: NDArray[np.int32]  # the track that got the CPU then; NONE: not seen
     is_wake_seen: Mask  # it was blocked, and ``ready`` is when it was woken
 
@@ -115,7 +115,7 @@ def read_histories(timeline: Timeline) -> Histories:
     left = np.where(is_first, np.where(is_woken, woken, start), left)
     # A thread may be woken just before it is off its CPU.
     ready = np.where(is_woken, np.maximum(woken, left), start)
-    ready = np.where((why == PREEMPTED) | (why == YIELDED), left, ready)
+    ready = np.where(np.isin(why, (PREEMPTED, YIELDED, READY)), left, ready)
     cpu = column(table, "cpu", np.int16)[order]
     return Histories(threads, thread, start, end, cpu, left, ready, why, gave_to, is_woken)
 

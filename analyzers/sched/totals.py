@@ -18,7 +18,7 @@ from analyzers.intervals import Times
 from analyzers.looks import counters_by_thread
 from analyzers.sched.histories import UNSEEN, Histories, read_histories
 from analyzers.timeline import Thread, Timeline
-from collectors.cpu_slices import BLOCKED, PREEMPTED, YIELDED
+from collectors.cpu_slices import BLOCKED, PREEMPTED, READY, YIELDED
 
 # Of a thread's wake-ups so many must have been seen for the sum of its waits to count as measured.
 SEEN_RATIO: Final = 0.95
@@ -44,6 +44,7 @@ class ThreadTotals:
     waking_ns: int  # woken, and no CPU yet
     preempted_ns: int
     yielded_ns: int
+    untold_ns: int  # one of these two
     unseen_ns: int
     wake: Wake
     stay_count: int
@@ -58,7 +59,7 @@ class ThreadTotals:
     @property
     def wait_ns(self) -> int:
         """Ready to run and without a CPU, for whatever reason: what the kernel calls run_delay."""
-        return self.waking_ns + self.preempted_ns + self.yielded_ns
+        return self.waking_ns + self.preempted_ns + self.yielded_ns + self.untold_ns
 
 
 def measure_totals(timeline: Timeline) -> list[ThreadTotals]:
@@ -79,7 +80,9 @@ def _seen_totals(timeline: Timeline, histories: Histories) -> list[ThreadTotals]
     on_cpu = histories.sums(histories.end - histories.start)
     waking = ns_of(BLOCKED, wait)
     blocked = ns_of(BLOCKED, off) - waking
-    preempted, yielded, unseen = (ns_of(why, off) for why in (PREEMPTED, YIELDED, UNSEEN))
+    preempted, yielded, untold, unseen = (
+        ns_of(why, off) for why in (PREEMPTED, YIELDED, READY, UNSEEN)
+    )
     blocked_count = count_of((histories.why == BLOCKED) & ((off > 0) | histories.is_wake_seen))
     wake_seen, preempted_count, yielded_count = (
         count_of(mask)
@@ -106,6 +109,7 @@ def _seen_totals(timeline: Timeline, histories: Histories) -> list[ThreadTotals]
                 int(waking[place]),
                 int(preempted[place]),
                 int(yielded[place]),
+                int(untold[place]),
                 int(unseen[place]),
                 Wake.MEASURED if is_measured else Wake.UNKNOWN,
                 rows.stop - rows.start,

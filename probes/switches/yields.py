@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from collectors.cpu_slices import BLOCKED, NONE, PREEMPTED, YIELDED
+from collectors.cpu_slices import BLOCKED, NONE, PREEMPTED, READY, YIELDED
 from probes.sampling import TargetGone
 from probes.stacks.memory import Pieces
 from probes.switches.layout import Registers
@@ -50,11 +50,11 @@ class YieldJudge:
         self._parents.pop(pid, None)
 
     def leave(self, stays: Stays) -> NDArray[np.int8]:
-        """Return for each stay PREEMPTED, BLOCKED or YIELDED; `NONE` where that is not known.
+        """Return for each stay PREEMPTED, BLOCKED or YIELDED; READY where that is not told apart.
 
-        Without registers a runnable thread's reason is not known. A stay that goes on has none.
+        Without registers a runnable thread's reason is not known. A stay that goes on has `NONE`.
         """
-        leave = np.where(stays.is_runnable, NONE, BLOCKED).astype(np.int8)
+        leave = np.where(stays.is_runnable, READY, BLOCKED).astype(np.int8)
         leave[stays.is_open] = NONE
         if self._registers is None:
             return leave
@@ -76,7 +76,7 @@ class YieldJudge:
                 leave = self._judge(self._parents[pid], ip)
             else:
                 leave = judge_code(code)
-                self.unreadable_count += leave == NONE
+                self.unreadable_count += leave == READY
             self._known[pid, ip] = leave
         return leave
 
@@ -84,7 +84,7 @@ class YieldJudge:
 def judge_code(code: bytes | None) -> int:
     """Say what a runnable thread was at whose system call's instruction ends ``code``."""
     if code is None or (_ANY_CALL_CODE and code.endswith(_ANY_CALL_CODE)):
-        return NONE
+        return READY
     return YIELDED if YIELD_CODE and code.endswith(YIELD_CODE) else PREEMPTED
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from captures import CaptureBuilder
 
-from collectors.cpu_slices import BLOCKED, PREEMPTED, YIELDED
+from collectors.cpu_slices import BLOCKED, PREEMPTED, READY, YIELDED
 
-__all__ = ["BLOCKED", "PREEMPTED", "YIELDED", "SchedBuilder"]
+__all__ = ["BLOCKED", "PREEMPTED", "READY", "YIELDED", "SchedBuilder"]
 
 
 class SchedBuilder(CaptureBuilder):

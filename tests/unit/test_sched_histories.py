@@ -7,7 +7,7 @@ import pytest
 from captures import MS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sched_captures import BLOCKED, PREEMPTED, YIELDED, SchedBuilder
+from sched_captures import BLOCKED, PREEMPTED, READY, YIELDED, SchedBuilder
 
 from analyzers.sched.histories import Histories, read_histories
 from analyzers.sched.totals import ThreadTotals, Wake, measure_totals
@@ -42,6 +42,19 @@ def test_each_kind_of_time_off_the_cpu_is_told_apart() -> None:
     assert one.wake is Wake.MEASURED
     assert one.longest_wait_ns == 10 * MS
     assert one.wait_ns == 16 * MS
+
+
+def test_a_ready_thread_that_left_for_one_of_two_reasons_waited_all_the_same() -> None:
+    made = SchedBuilder()
+    thread = made.thread(made.process("worker"), tid=1)
+    made.stay(thread, 0, 10, READY)
+    made.stay(thread, 14, 20, BLOCKED)
+
+    (one,) = totals_of(made)
+
+    assert (one.untold_ns, one.preempted_ns, one.yielded_ns) == (4 * MS, 0, 0)
+    assert one.wait_ns == 4 * MS
+    assert one.preempted_count == 0
 
 
 def test_threads_do_not_mix_and_rows_may_come_in_any_order() -> None:
@@ -133,7 +146,7 @@ def test_without_events_and_counters_it_is_not_known_how_long_woken_threads_wait
 STAY = st.tuples(
     st.integers(0, 40),  # off the CPU before it
     st.integers(0, 40),  # on it
-    st.sampled_from([PREEMPTED, BLOCKED, YIELDED, None]),
+    st.sampled_from([PREEMPTED, BLOCKED, YIELDED, READY, None]),
     st.one_of(st.none(), st.integers(-50, 50)),  # woken, from its start
 )
 
@@ -157,7 +170,9 @@ def test_the_parts_of_any_history_add_up_to_what_was_observed(
     assert len(found) == len(threads)
     for one, stays in zip(found, threads, strict=True):
         rows = histories.rows_of(one.place)
-        parts = (one.blocked_ns, one.waking_ns, one.preempted_ns, one.yielded_ns, one.unseen_ns)
+        ready = (one.waking_ns, one.preempted_ns, one.yielded_ns, one.untold_ns)
+        parts = (one.blocked_ns, *ready, one.unseen_ns)
+        assert one.wait_ns == sum(ready)
         assert min(parts) >= 0
         assert one.on_cpu_ns + sum(parts) == one.observed_ns
         assert one.observed_ns == histories.end[rows][-1] - histories.left[rows][0]

@@ -22,7 +22,7 @@ from switch_rings import (
 )
 
 from collectors.capture import open_capture
-from collectors.cpu_slices import BLOCKED, PREEMPTED
+from collectors.cpu_slices import BLOCKED, PREEMPTED, READY
 from collectors.manifest import ProbeRecord
 from probes.base import Capability, Context, Level
 from probes.perf.attributes import PerfEventAttr
@@ -325,7 +325,7 @@ def test_yields_are_counted(bench, monkeypatch):
 
     bench.end()
 
-    assert [one["leave"] for one in bench.slices] == [None]
+    assert [one["leave"] for one in bench.slices] == [READY]
     assert bench.record.detail["unreadable_call_count"] == 1
     assert bench.record.detail["yield_count"] == 0
 

@@ -9,7 +9,7 @@ import platform
 import pytest
 from switch_rings import SYSCALL, WIDE, register_sample, split, switch
 
-from collectors.cpu_slices import BLOCKED, NONE, PREEMPTED, YIELDED
+from collectors.cpu_slices import BLOCKED, PREEMPTED, READY, YIELDED
 from probes.switches import yields
 from probes.switches.layout import Layout, Registers
 from probes.switches.stays import Pairing
@@ -81,19 +81,19 @@ def test_registers_that_come_with_an_earlier_drain_are_kept(read_addresses):
     assert leaves(YieldJudge(X86), sample, left(1000)) == [YIELDED]
     # but not for a later switch
     assert leaves(YieldJudge(X86), sample, left(1000) + switch(1500, B, A), left(2000)) == [
-        YIELDED, BLOCKED, NONE,
+        YIELDED, BLOCKED, READY,
     ]  # fmt: skip
 
 
 def test_without_registers_a_runnable_threads_reason_is_not_known(read_addresses):
-    assert leaves(YieldJudge(X86), left(1000)) == [NONE]
-    assert leaves(YieldJudge(None), left(1000, SYSCALL, YIELD_IP)) == [NONE]
+    assert leaves(YieldJudge(X86), left(1000)) == [READY]
+    assert leaves(YieldJudge(None), left(1000, SYSCALL, YIELD_IP)) == [READY]
 
 
 def test_code_that_cannot_be_read_is_not_guessed_and_counted(read_addresses):
     judge = YieldJudge(X86)
 
-    assert leaves(judge, left(1000, SYSCALL, GONE_IP)) == [NONE]
+    assert leaves(judge, left(1000, SYSCALL, GONE_IP)) == [READY]
     assert judge.unreadable_count == 1
 
 
@@ -106,11 +106,11 @@ def test_a_process_that_has_ended_ran_its_parents_code_until_it_ran_another_prog
 
     judge.forget(child[0])
 
-    assert leaves(judge, left(1000, SYSCALL, YIELD_IP, thread=child)) == [NONE]
+    assert leaves(judge, left(1000, SYSCALL, YIELD_IP, thread=child)) == [READY]
 
 
 def test_syscall_with_the_number_as_an_argument_may_be_anything():
-    assert judge_code(bytes.fromhex("4c8b4c24080f05")) == NONE
+    assert judge_code(bytes.fromhex("4c8b4c24080f05")) == READY
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the code is another one elsewhere")
