@@ -7,7 +7,7 @@ that a drift of the machine's speed is the same for both. What the server genera
 counter, read at the ends of each block; the ratio of the two blocks *without* the probe is the
 noise floor. Intervals are 95 %, from resampling whole rounds.
 
-    python tests/bench/bench_switch_overhead.py --rounds 60 --block 2 --json switch_overhead.json
+    python tests/bench/bench_switch_overhead.py --rounds 60 --block 3 --json switch_overhead.json
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ OFF, OFF_AGAIN, ON, ON_AGAIN = "off", "off again", "switches", "switches again"
 ORDERS: Final = ((OFF, ON, ON_AGAIN, OFF_AGAIN), (ON, OFF, OFF_AGAIN, ON_AGAIN))
 RESAMPLE_COUNT: Final = 2000
 WARM_UP_S: Final = 6.0
+SETTLE_S: Final = 0.7  # until a recording's own helper process is up
 # Used by other programs, the load's client among them, which takes a tenth of a core.
 DISTURBED_CORES: Final = 0.25
 MIN_RATIO: Final = 0.98
@@ -130,11 +131,12 @@ def measure_block(
     url: str, server: list[psutil.Process], recorder: Recorder, variant: str, index: int,
     seconds: float, place: Path,
 ) -> Block:  # fmt: skip
-    """Measure one block; what a recording costs at its two ends is outside."""
+    """Measure one block; what a recording costs at its beginning and its end is outside."""
     directory = place / f"{index}-{variant.replace(' ', '-')}"
     is_on = variant in (ON, ON_AGAIN)
     if is_on:
         recorder.begin(directory)
+    time.sleep(SETTLE_S)
     meter = Meter(server, [psutil.Process(recorder.pid)])
     meter.begin()
     count, began_s = generated_count(url)
@@ -237,7 +239,7 @@ def main() -> int:
     """Start a server and a load, measure the rounds, print the result."""
     parser = argparse.ArgumentParser(description="What recording switches costs a real vLLM.")
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--block", type=float, default=2.0, help="seconds")
+    parser.add_argument("--block", type=float, default=3.0, help="seconds")
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--prompt-chars", type=int, default=20_000)
     # Long answers: at the seams between requests the throughput jumps.

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from serve import Server
 
+from analyzers.sched.agreement import measure_agreement
+from analyzers.timeline import Timeline
 from collectors.capture import Capture, open_capture
 from collectors.cpu_slices import BLOCKED, PREEMPTED, YIELDED
+from probes.host.probe import HostProbe
 from probes.perf.errors import PerfError
 from probes.switches.probe import SwitchProbe
 from probes.target import find_target
@@ -31,6 +34,9 @@ ROLES = ("api_server", "engine_core", "worker")
 WAIT_TOLERANCE = 0.05
 CPU_TOLERANCE = 0.02
 COUNT_TOLERANCE = 0.02
+# The kernel's account of a woken thread often begins at its wake-up and not at the switch to it,
+# that much earlier at most (docs/switches.md): a role that hardly runs but often shows it.
+WAKE_NS = 10_000
 
 
 @dataclass
@@ -52,7 +58,7 @@ class Account:
 def capture(vllm: Server, tmp_path_factory: pytest.TempPathFactory) -> Capture:
     """Record the server's switches and counters for 15 s under the load of the convoy."""
     directory = tmp_path_factory.mktemp("switches") / "capture"
-    session = Session(find_target(vllm.pid), directory, [SwitchProbe(), ThreadProbe()])
+    session = Session(find_target(vllm.pid), directory, [SwitchProbe(), ThreadProbe(), HostProbe()])
     with chat_load(vllm.url, seconds=60.0):
         session.start()
         reason = session.run(RECORDED_S, lambda: None)
@@ -114,12 +120,29 @@ def test_nothing_was_lost(capture: Capture) -> None:
     assert [gap for gap in gaps if gap["probe"] == SwitchProbe.name] == []
 
 
+@pytest.fixture(scope="module")
+def stolen_ratios(capture: Capture) -> dict[str, float]:
+    """How much of each role's stays the hypervisor stole: the kernel's totals leave that out."""
+    timeline = Timeline(capture)
+    slices_ns, stolen_ns = dict.fromkeys(ROLES, 0), dict.fromkeys(ROLES, 0)
+    for track, one in measure_agreement(timeline).items():
+        role = timeline.threads[track].process.role
+        if role in slices_ns:
+            slices_ns[role] += one.slice_ns
+            stolen_ns[role] += one.stolen_ns
+    return {role: stolen_ns[role] / slices_ns[role] for role in ROLES}
+
+
 @pytest.mark.parametrize("role", ROLES)
-def test_cpu_time_is_what_the_kernel_counted(role: str, accounts: dict[str, Account]) -> None:
-    account = accounts[role]
-    print(f"{role}: ran {account.run_ns / 1e9:.3f} s, seen {account.on_ns / 1e9:.3f} s")
-    assert account.run_ns > 0
-    assert account.on_ns == pytest.approx(account.run_ns, rel=CPU_TOLERANCE)
+def test_cpu_time_is_what_the_kernel_counted(
+    role: str, accounts: dict[str, Account], stolen_ratios: dict[str, float]
+) -> None:
+    account, stolen = accounts[role], stolen_ratios[role]
+    seen_ns, run_ns = account.on_ns * (1 - stolen), account.run_ns
+    print(f"{role}: ran {run_ns / 1e9:.3f} s, seen {seen_ns / 1e9:.3f} s, stolen {stolen:.2%}")
+    assert run_ns > 0
+    early_ns = WAKE_NS * account.blocked_count
+    assert run_ns * (1 - CPU_TOLERANCE) - early_ns < seen_ns < run_ns * (1 + CPU_TOLERANCE)
 
 
 @pytest.mark.parametrize("role", ROLES)
