@@ -12,6 +12,7 @@ from profiler.render.console import duration, heading, plain_table, ratio, safe
 
 TOP_COUNT: Final = 8
 BAR_WIDTH: Final = 24
+NAME_CHARS: Final = 20  # of threads, where two stand in a line
 SMALL_RATIO: Final = 0.005
 SMALL_SECONDS: Final = 0.01
 # How it is known when a thread was woken; words of `analyzers.sched.totals.Wake`.
@@ -46,7 +47,7 @@ def _print_run_queue(out: Console, analysis: Json, show_all: bool) -> None:
     note = "" if switches is None else _WAKES[switches["wake"]]
     heading(out, "Who was ready to run and waited for a CPU", note)
     columns = ["role", ">PID", "thread", ">waited", ">of the time", ">ran"]
-    columns += [">pushed off"] if switches is None else [">after waking", ">pushed off", ">yielded"]
+    columns += [">pushed off"] if switches is None else [">waking", ">pushed off", ">yielded"]
     table = plain_table(*columns)
     for row in rows if show_all else rows[:TOP_COUNT]:
         cells = [
@@ -63,15 +64,16 @@ def _why(row: Json, *, has_switches: bool) -> list[str]:
         return ["?" if pushed is None else f"{pushed} x"]
     return [
         "?" if row["waking_seconds"] is None else f"{row['waking_seconds']:.2f} s",
-        _times(row["preempted_count"], row["preempted_seconds"]),
-        _times(row["yielded_count"], row["yielded_seconds"]),
+        _after(row["preempted_count"], row["preempted_seconds"]),
+        _after(row["yielded_count"], row["yielded_seconds"]),
     ]
 
 
-def _times(count: int | None, seconds: float | None) -> str:
+def _after(count: int | None, seconds: float | None) -> str:
+    """Return how long it waited after so many times; a wait may be too short to show."""
     if count is None or seconds is None:
         return "?"
-    return f"{seconds:.2f} s, {count} x" if count else "never"
+    return f"{seconds:.2f} s" if count else "never"
 
 
 def _print_stages(out: Console, analysis: Json, show_all: bool) -> None:
@@ -111,7 +113,8 @@ def _print_pushes(out: Console, analysis: Json, show_all: bool) -> None:
 
 
 def _who(role: str, name: str) -> str:
-    return f"{safe(name)} [dim]{safe(role)}[/]"
+    brief = name if len(name) <= NAME_CHARS else name[: NAME_CHARS - 1] + "…"
+    return f"{safe(brief)} [dim]{safe(role)}[/]"
 
 
 def _by(by: Json) -> str:

@@ -71,8 +71,8 @@ def test_with_switches_their_causes_are_told(
 
     assert "Who pushed whom off a CPU  16 times, 2.40 s lost; yields are not counted" in text
     assert "cron[nasty] not the server's" in text
-    assert "2.40 s, 16 x" in text  # pushed off
-    assert "0.02 s, 16 x" in text  # yielded
+    assert text.count("2.40 s") >= 2  # pushed off: of the thread, and of the pair
+    assert "0.02 s" in text  # yielded
     assert "In which stage threads waited for a CPU" in text
 
 
