@@ -49,6 +49,7 @@ LOOK_NS = 200_000
 LEAST_CALLER_RATIO = 0.8
 # A clock that is wrong by this must be seen, or the check of the order is worth nothing.
 SHIFTS_NS = (-20_000_000, -10_000_000, 10_000_000, 20_000_000)
+SEEN_TOKENS = 20  # several steps of the engine with four users
 # Of one call to the profiler; a slow machine's, since nothing here is about time.
 PROFILER_LIMIT_S = 180.0
 
@@ -251,12 +252,26 @@ def start_profiling(server: Server, path: Path) -> subprocess.Popen[str]:
     return attached
 
 
+def generated_count(server: Server) -> float:
+    """Return how many tokens the server has made so far."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=PROFILER_LIMIT_S) as answer:
+        lines = answer.read().decode().splitlines()
+    name = "vllm:generation_tokens_total{"
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
 def test_the_profiler_is_off_after_the_slice(profiled: Server, timeline: Timeline) -> None:
     assert not is_profiling(profiled)
 
 
 def test_ctrl_c_ends_the_slice_and_keeps_what_it_saw(profiled: Server, tmp_path: Path) -> None:
     attached = start_profiling(profiled, tmp_path / "c")
+    before = generated_count(profiled)
+    wait_until(
+        lambda: generated_count(profiled) > before + SEEN_TOKENS,
+        "steps were seen",
+        within_s=PROFILER_LIMIT_S,
+    )
     attached.send_signal(signal.SIGINT)
     _, stderr = attached.communicate(timeout=2 * PROFILER_LIMIT_S)
 
