@@ -17,6 +17,7 @@ from analyzers.sched.residency import Residency, measure_residency
 from analyzers.sched.residency import rows as residency_rows
 from analyzers.statistics import wilson
 from analyzers.timeline import Process, Thread, Timeline
+from collectors.cpu_lists import format_list
 from collectors.host_counters import NUMA_PAGES
 
 CPU_OFF_RATIO: Final = 0.5  # of a thread's CPU time
@@ -111,7 +112,7 @@ def _excluded(timeline: Timeline, machine: Machine) -> Finding | None:
     if not found:
         return None
     thread, homes = found[0]
-    cpus = _listed(_near_cpus(machine, homes))
+    cpus = format_list(_near_cpus(machine, homes))
     pids = sorted({one.process.pid for one, _ in found})
     return Finding(
         "affinity-off-gpu-node",
@@ -162,7 +163,7 @@ def _far_threads(
             () if first.migration_count is not None else
             ("where it ran was looked at about once a second",)
         ),
-        remedy=f"keep it on CPUs {_listed(_near_cpus(machine, homes))}: cputax pin --trial "
+        remedy=f"keep it on CPUs {format_list(_near_cpus(machine, homes))}: cputax pin --trial "
         f"{timeline.capture.manifest.target.root_pid} tells what that gains",
     )  # fmt: skip
 
@@ -202,17 +203,6 @@ def _named(thread: Thread) -> str:
 
 def _nodes(homes: frozenset[int]) -> str:
     return "node " + " and ".join(str(node) for node in sorted(homes))
-
-
-def _listed(cpus: frozenset[int]) -> str:
-    """Return CPUs as the kernel writes them: 0-3,8."""
-    parts: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if parts and cpu == parts[-1][-1] + 1:
-            parts[-1].append(cpu)
-        else:
-            parts.append([cpu])
-    return ",".join(str(one[0]) if len(one) == 1 else f"{one[0]}-{one[-1]}" for one in parts)
 
 
 ANALYZER: Final = Analyzer("numa", (), run)

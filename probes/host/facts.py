@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from collectors.cpu_lists import parse_list
 from probes.cgroups import CgroupLimit, Cgroups, Cpuset
 from probes.host.devices import GPU, Device, open_device_files, read_devices, used_devices
-from probes.host.files import ROOT, names_in, parse_list, read_int, read_text
+from probes.host.files import ROOT, names_in, read_int, read_text
 from probes.host.topology import Topology, read_topology
 
 _CHOSEN = re.compile(r"\[(\w[\w+-]*)\]")  # of "always [madvise] never"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from collectors.cpu_lists import parse_list
 from probes.perf.attributes import Flag, PerfEventAttr, Sample, Software, Type, attributes
 from probes.perf.errors import PerfError
 from probes.perf.events import open_event
@@ -147,9 +147,4 @@ def choose_plan(
 
 def online_cpus(path: Path = ONLINE_CPUS) -> list[int]:
     """Return the CPUs that run threads, from a list such as ``0-3,8``."""
-    return list(_numbers(path.read_text()))
-
-
-def _numbers(ranges: str) -> Iterator[int]:
-    for first, last in re.findall(r"(\d+)(?:-(\d+))?", ranges):
-        yield from range(int(first), int(last or first) + 1)
+    return list(parse_list(path.read_text()))

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from collectors.cpu_lists import format_list
 from probes import roles
-from probes.host.files import format_list
 from profiler.doctor import settings
 from profiler.doctor import variables as names
 from profiler.doctor.check import Answer, Check, Severity, fine, fires, not_applicable

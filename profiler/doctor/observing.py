@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from collectors.cpu_lists import parse_list
 from probes.environment import read_variables
 from probes.host.devices import GPU, Device, read_devices, used_devices
-from probes.host.files import parse_list, read_text
+from probes.host.files import read_text
 from probes.target import Process, Target
 from profiler.doctor.evidence import Missing, ProcessEvidence
 from profiler.doctor.variables import SHOWN

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from collectors.cpu_lists import format_list
 from probes import roles
-from probes.host.files import format_list
 from probes.host.topology import Topology
 from profiler.doctor import settings
 from profiler.doctor.check import Answer, Check, Severity, fine, fires, not_applicable

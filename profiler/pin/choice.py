@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from collectors.cpu_lists import format_list, parse_list
 from collectors.errors import CputaxError, ExitCode
-from probes.host.files import format_list, parse_list
 from profiler.pin.affinity import Mask
 from profiler.pin.plan import Placement, Plan
 

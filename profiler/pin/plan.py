@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from collectors.cpu_lists import format_list
 from probes import roles
-from probes.host.files import format_list
 from probes.host.topology import Topology
 from profiler.pin.affinity import Mask
 from profiler.pin.cores import Core, Cores, main_node, mask_of

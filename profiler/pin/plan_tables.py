@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from probes.host.files import format_list
+from collectors.cpu_lists import format_list
 from profiler.pin.affinity import Mask
 from profiler.pin.plan import Placement, Plan
 from profiler.render.console import plain_table, safe

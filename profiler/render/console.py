@@ -44,7 +44,7 @@ def duration(value: float) -> str:
     return f"{value:.2f} s" if abs(value) >= 1 else f"{value * 1e3:.3g} ms"
 
 
-def ratio(value: float | None) -> str:
+def percent(value: float | None) -> str:
     """Return a ratio in percent; ``?`` for what is not known."""
     return "?" if value is None else f"{value:.1%}"
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.padding import Padding
 
-from profiler.render.console import plain_table, safe
+from profiler.render.console import percent, plain_table, safe
 
 Json = Mapping[str, Any]
 
@@ -99,10 +99,10 @@ def _print_split(out: Console, split: Json, show_all: bool) -> None:
 
 def _bounded(row: Json) -> str:
     if row["busy_ratio"] is not None:
-        return _percent(row["busy_ratio"])
+        return percent(row["busy_ratio"])
     if row["low_ratio"] is not None:
-        return f"at least {_percent(row['low_ratio'])}"
-    return f"at most {_percent(row['high_ratio'])}"
+        return f"at least {percent(row['low_ratio'])}"
+    return f"at most {percent(row['high_ratio'])}"
 
 
 def _print_devices(out: Console, devices: Sequence[Json]) -> None:
@@ -114,7 +114,7 @@ def _print_devices(out: Console, devices: Sequence[Json]) -> None:
     for row in devices:
         span_ns = max(1, row["span_ns"])
         table.add_row(
-            _short(row), _time(row["span_ns"]), _percent(row["busy_ratio"]), _time(row["idle_ns"]),
+            _short(row), _time(row["span_ns"]), percent(row["busy_ratio"]), _time(row["idle_ns"]),
             _time(row["compute_ns"]), _time(row["communication_ns"]), _time(row["memcpy_ns"]),
             f"{row['kernel_count']:,}",
             _bar([(row[key] / span_ns, colour) for _, key, colour in _PARTS], 16),
@@ -144,12 +144,12 @@ def _print_launches(out: Console, device: Json) -> None:
         if queue is not None:
             parts.append(f"{queue['mean_depth']:,.1f} launched and waiting on average")
     if launch["known_ratio"] < 1:
-        parts.append(f"the launch of {_percent(launch['known_ratio'])} of its work is known")
+        parts.append(f"the launch of {percent(launch['known_ratio'])} of its work is known")
     graph = launch["graph"]
     if graph["call_count"]:
         parts.append(
             f"{graph['call_count']:,} graph replays, kernels seen of "
-            f"{_percent(graph['coverage_ratio'])}"
+            f"{percent(graph['coverage_ratio'])}"
         )
     out.print(f"\n[bold]{_name(device)}[/]" + (f"  [dim]{'; '.join(parts)}[/]" if parts else ""))
 
@@ -167,7 +167,7 @@ def _print_gaps(out: Console, device: Json, show_all: bool) -> None:
             table.add_row(
                 CLASSES[one["class"]], f"{one['count']:,}", _time(one["total_ns"]), *cells
             )
-    shares = [_percent(row["share_ratio"]) for row in kept]
+    shares = [percent(row["share_ratio"]) for row in kept]
     table.add_row("[bold]all[/]", f"{gaps['count']:,}", _time(gaps["idle_ns"]), *shares)
     out.print(Padding(table, (0, 0, 0, 2)))
     _print_notes(out, shown, kept)
@@ -180,7 +180,7 @@ def _print_notes(out: Console, shown: Sequence[Json], kept: Sequence[Json]) -> N
     named = [(CAUSES[row["cause"]][0], row) for row in shown[len(kept) :]]
     notes = [f"{name}: {note}" for name, note in (CAUSES[row["cause"]] for row in kept) if note]
     if named:
-        rest = (f"{name} {_percent(row['share_ratio'])}" for name, row in named)
+        rest = (f"{name} {percent(row['share_ratio'])}" for name, row in named)
         notes.append("also " + ", ".join(rest))
     if notes:
         out.print(Padding(f"[dim]{'; '.join(notes)}[/]", (0, 0, 0, 2)))
@@ -194,7 +194,7 @@ def _print_sites(out: Console, gaps: Json, show_all: bool) -> None:
     for row in sites if show_all else sites[:TOP_SITES]:
         table.add_row(
             _place(row), safe(row["stage"] or ""), CAUSES[row["cause"]][0], _time(row["ns"]),
-            _percent(row["share_ratio"]),
+            percent(row["share_ratio"]),
         )  # fmt: skip
     out.print(Padding(table, (1, 0, 0, 2)))
 
@@ -204,7 +204,7 @@ def _print_looks(out: Console, gaps: Json) -> None:
     looks, explained = gaps["looks"], gaps["explained_ratio"]
     if looks["count"] and explained is not None and explained < ENOUGH_EXPLAINED:
         seen = ", ".join(
-            f"{_place(row)} {_percent(row['ratio'])}" for row in looks["seen"][:TOP_CAUSES]
+            f"{_place(row)} {percent(row['ratio'])}" for row in looks["seen"][:TOP_CAUSES]
         )
         text = f"of {looks['count']:,} looks at the launching thread's stack in gaps: {seen}"
         out.print(Padding(f"[dim]{text}[/]", (0, 0, 0, 2)))
@@ -229,7 +229,7 @@ def _print_kernels(out: Console, device: Json, show_all: bool) -> None:
     for row in kernels:
         table.add_row(
             safe(_cut(row["name"], NAME_WIDTH)), f"{row['launch_count']:,}",
-            _time(row["mean_ns"]), _time(row["total_ns"]), _percent(row["busy_ratio"]),
+            _time(row["mean_ns"]), _time(row["total_ns"]), percent(row["busy_ratio"]),
         )  # fmt: skip
     out.print(Padding(table, (1, 0, 0, 2)))
 
@@ -259,10 +259,6 @@ def _bar(parts: Sequence[tuple[float, str]], width: int = BAR_WIDTH) -> str:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def _percent(ratio: float | None) -> str:
-    return "?" if ratio is None else f"{ratio:.1%}"
 
 
 def _seconds(value: float) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analyzers.request_scenarios import DEVICE_PARTS
-from profiler.render.console import safe
+from profiler.render.console import percent, safe
 
 Json = Mapping[str, Any]
 
@@ -112,13 +112,13 @@ def _summary(scenario: Json) -> list[str]:
     lines = []
     if scenario["device_ratio"] is not None:
         lines.append(
-            f"host {_percent(scenario['host_ratio'])}, "
-            f"device {_percent(scenario['device_ratio'])}: {scenario['device_basis']}"
+            f"host {percent(scenario['host_ratio'])}, "
+            f"device {percent(scenario['device_ratio'])}: {scenario['device_basis']}"
         )
     lines.append(
-        f"unattributed {_percent(scenario['unattributed_ratio'])} of the "
+        f"unattributed {percent(scenario['unattributed_ratio'])} of the "
         f"{scenario['unattributed_of']}; the published study's proxy would say: "
-        f"CPU {_percent(scenario['proxy_ratio'])}"
+        f"CPU {percent(scenario['proxy_ratio'])}"
     )
     figures = (("first token", "ttft"), ("end to end", "e2e"), ("per output token", "tpot"))
     lines += [
@@ -129,10 +129,6 @@ def _summary(scenario: Json) -> list[str]:
         if one is not None
     ]
     return lines
-
-
-def _percent(ratio: float | None) -> str:
-    return "?" if ratio is None else f"{ratio:.1%}"
 
 
 def _sources(sources: list[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.padding import Padding
 
-from profiler.render.console import duration, heading, plain_table, ratio, safe
+from profiler.render.console import duration, heading, percent, plain_table, safe
 
 TOP_COUNT: Final = 8
 BAR_WIDTH: Final = 24
@@ -52,7 +52,7 @@ def _print_run_queue(out: Console, analysis: Json, show_all: bool) -> None:
     for row in rows if show_all else rows[:TOP_COUNT]:
         cells = [
             safe(row["role"]), str(row["pid"]), safe(row["name"]), f"{row['wait_seconds']:.2f} s",
-            ratio(row["wait_ratio"]), f"{row['cpu_seconds']:.2f} s",
+            percent(row["wait_ratio"]), f"{row['cpu_seconds']:.2f} s",
         ]  # fmt: skip
         table.add_row(*cells, *_why(row, has_switches=switches is not None))
     out.print(table)
@@ -138,7 +138,7 @@ def _print_gil(out: Console, analysis: Json, show_all: bool) -> None:
     for row in rows:
         table.add_row(
             safe(row["role"]), str(row["pid"]), f"{row['held_seconds']:.2f} s",
-            f"{row['without_cpu_seconds']:.2f} s, {ratio(row['without_cpu_ratio'])}",
+            f"{row['without_cpu_seconds']:.2f} s, {percent(row['without_cpu_ratio'])}",
             _seconds(row["waited_seconds"]), _seconds(row["stalled_waiter_seconds"]),
         )  # fmt: skip
     out.print(table)
@@ -155,14 +155,15 @@ def _print_demand(out: Console, analysis: Json) -> None:
         text += f", {demand['p95_count']:.0f} at the 95th percentile"
     allowed = demand["quota_cpu_count"] or demand["allowed_cpu_count"]
     if allowed is not None:
-        text += f"; {allowed:g} CPUs allowed, too few {ratio(demand['above_ratio'])} of the time"
+        text += f"; {allowed:g} CPUs allowed, too few {percent(demand['above_ratio'])} of the time"
     _say(out, text)
     host = analysis["host"]
     if host is not None:
+        interrupts = percent(host["irq_ratio"] + host["softirq_ratio"])
         _say(
             out,
-            f"the host: {ratio(host['busy_ratio'])} busy, {ratio(host['steal_ratio'])} stolen by "
-            f"the hypervisor, {ratio(host['irq_ratio'] + host['softirq_ratio'])} in interrupts",
+            f"the host: {percent(host['busy_ratio'])} busy, {percent(host['steal_ratio'])} stolen "
+            f"by the hypervisor, {interrupts} in interrupts",
         )
 
 
@@ -171,7 +172,7 @@ def _print_quotas(out: Console, analysis: Json) -> None:
         _say(
             out,
             f"CPU quota of {safe(row['cgroup'])}: {row['quota_cpu_count']:g} CPUs; stopped in "
-            f"{ratio(row['throttled_period_ratio'])} of periods, "
+            f"{percent(row['throttled_period_ratio'])} of periods, "
             f"{row['throttled_seconds']:.2f} s in all",
         )
 
@@ -204,7 +205,7 @@ def _print_counters(out: Console, analysis: Json, show_all: bool) -> None:
             safe(row["role"]), str(row["pid"]), safe(row["name"]), _number(row["cycles"], ".2e"),
             _number(row["instructions_per_cycle"], ".2f"),
             _number(row["llc_misses_per_1000_instructions"], ".2f"),
-            ratio(row["dram_remote_ratio"]),
+            percent(row["dram_remote_ratio"]),
         )  # fmt: skip
     out.print(table)
 

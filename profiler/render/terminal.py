@@ -16,7 +16,7 @@ from rich.padding import Padding
 from analyzers.analysis import ANALYZERS
 from analyzers.timeline import PROBES
 from collectors.manifest import IMPORTED
-from profiler.render.console import console, duration, heading, plain_table, ratio, safe
+from profiler.render.console import console, duration, heading, percent, plain_table, safe
 from profiler.render.convoys import print_convoys
 from profiler.render.gpu import print_gpu
 from profiler.render.probes import print_probes
@@ -191,7 +191,7 @@ def _print_gil(out: Console, analysis: Json, show_all: bool) -> None:
         )
         table.add_row(
             safe(row["role"]), str(row["pid"]), safe(row["name"]),
-            ratio(row["held_ratio"]), ratio(row["wanted_ratio"]), safe(stages),
+            percent(row["held_ratio"]), percent(row["wanted_ratio"]), safe(stages),
         )  # fmt: skip
     out.print(table)
 

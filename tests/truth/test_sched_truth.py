@@ -17,13 +17,13 @@ import pytest
 from analyzers.sched.preemptions import measure_preemptions
 from analyzers.sched.totals import SEEN_RATIO, ThreadTotals, Wake, measure_totals
 from analyzers.timeline import Timeline
-from collectors.cpu_slices import BLOCKED, PREEMPTED, READY, YIELDED, CpuSlices
+from collectors.cpu_slices import BLOCKED, PREEMPTED, READY, YIELDED
 from probes.switches.plans import PLANS, Plan
 from probes.switches.probe import SwitchProbe
 from probes.threads import ThreadProbe
 from tests.truth.sched.ledger import ThreadLedger, Workload, build, running
 from tests.truth.sched.recording import recorded, target_of
-from tests.truth.sched.seen import Seen, cpu_slices, look, successors
+from tests.truth.sched.seen import CpuSlices, Seen, cpu_slices, look, successors
 
 SECONDS = 3.0
 WAIT_TOLERANCE = 0.05

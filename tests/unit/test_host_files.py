@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.host.files import (
-    format_list,
-    names_in,
-    parse_list,
-    read_bytes,
-    read_int,
-    read_list,
-    read_text,
-)
+from collectors.cpu_lists import format_list, parse_list
+from probes.host.files import names_in, read_bytes, read_int, read_list, read_text
 
 
 @pytest.mark.parametrize(

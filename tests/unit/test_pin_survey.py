@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from collectors.cpu_lists import format_list, parse_list
 from collectors.errors import TargetNotFound
 from probes.gpu_counters.devices import Gpu, Search
-from probes.host.files import format_list, parse_list
 from probes.procfs import Procfs
 from profiler.pin.affinity import Mask
 from profiler.pin.plan import TOOL, Plan, propose

@@ -8,9 +8,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collectors.capture import Capture
-from collectors.cpu_slices import BLOCKED, NONE, PREEMPTED, READY, YIELDED, CpuSlices
+from collectors.cpu_slices import BLOCKED, NONE, PREEMPTED, READY, YIELDED
 
 KINDS = (PREEMPTED, BLOCKED, YIELDED, READY)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CpuSlices:
+    """Equally long columns, as in `collectors.schema.CPU_SLICES`; `NONE` stands for null."""
+
+    time_ns: NDArray[np.int64]
+    duration_ns: NDArray[np.int64]
+    track: NDArray[np.int32]
+    cpu: NDArray[np.int16]
+    leave: NDArray[np.int8]
+    next: NDArray[np.int32]
+    woken_ns: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    @property
+    def end_ns(self) -> NDArray[np.int64]:
+        """When each ended."""
+        return self.time_ns + self.duration_ns
+
+    def where(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> CpuSlices:
+        """Return some of them, by mask or by row numbers."""
+        return CpuSlices(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
