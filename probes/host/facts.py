@@ -15,7 +15,7 @@ from typing import Final
 from collectors.cpu_lists import parse_list
 from probes.cgroups import CgroupLimit, Cgroups, Cpuset
 from probes.host.devices import GPU, Device, open_device_files, read_devices, used_devices
-from probes.host.files import ROOT, names_in, read_int, read_text
+from probes.host.files import ROOT, in_bytes, names_in, read_int, read_rows, read_text
 from probes.host.topology import Topology, read_topology
 
 _CHOSEN = re.compile(r"\[(\w[\w+-]*)\]")  # of "always [madvise] never"
@@ -63,7 +63,7 @@ def read_host_facts(root: Path = ROOT) -> HostFacts:
     """Read the machine below ``root``."""
     system, vm = root / "sys/devices/system/cpu", root / "proc/sys/vm"
     huge = root / "sys/kernel/mm/transparent_hugepage"
-    memory = _kibibytes(read_text(root / "proc/meminfo") or "")
+    memory = read_rows(root / "proc/meminfo") or {}
     boost = read_int(system / "cpufreq/boost")
     no_turbo = read_int(system / "intel_pstate/no_turbo")
     model = _MODEL.search(read_text(root / "proc/cpuinfo") or "")
@@ -76,8 +76,8 @@ def read_host_facts(root: Path = ROOT) -> HostFacts:
         huge_pages=_chosen(huge / "enabled"),
         huge_page_defrag=_chosen(huge / "defrag"),
         numa_balancing=read_int(root / "proc/sys/kernel/numa_balancing"),
-        swap_total_bytes=memory.get("SwapTotal"),
-        swap_free_bytes=memory.get("SwapFree"),
+        swap_total_bytes=in_bytes(memory.get("SwapTotal")),
+        swap_free_bytes=in_bytes(memory.get("SwapFree")),
         swappiness=read_int(vm / "swappiness"),
     )
 
@@ -118,14 +118,13 @@ class _Status:
 
     @classmethod
     def read(cls, path: Path) -> _Status | None:
-        text = read_text(path)
-        if text is None:
+        rows = read_rows(path)
+        if rows is None:
             return None
-        rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         return cls(
             _listed(rows.get("Cpus_allowed_list")),
             _listed(rows.get("Mems_allowed_list")),
-            _kibibytes(text).get("VmSwap"),
+            in_bytes(rows.get("VmSwap")),
         )
 
 
@@ -175,13 +174,3 @@ def _governors(system: Path) -> dict[str, tuple[int, ...]]:
 def _chosen(path: Path) -> str | None:
     chosen = _CHOSEN.search(read_text(path) or "")
     return chosen[1] if chosen else None
-
-
-def _kibibytes(text: str) -> dict[str, int]:
-    """Return the rows in kB of meminfo or status, in bytes."""
-    rows = (line.split() for line in text.splitlines() if line.endswith(" kB"))
-    return {
-        row[0].rstrip(":"): int(row[1]) * 1024
-        for row in rows
-        if len(row) == 3 and row[1].isdecimal()
-    }

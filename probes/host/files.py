@@ -62,3 +62,21 @@ def names_in(directory: Path | str) -> list[str]:
         return sorted(os.listdir(directory))
     except OSError:
         return []
+
+
+def read_rows(path: Path | str) -> dict[str, str] | None:
+    """Return the ``Name: value`` lines of a file such as /proc/PID/status or /proc/meminfo.
+
+    None where it cannot be read.
+    """
+    text = read_text(path)
+    if text is None:
+        return None
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, is_row, value in pairs if is_row}
+
+
+def in_bytes(text: str | None) -> int | None:
+    """Return the bytes of a row such as ``12 kB``; None where there is no such row."""
+    number, _, unit = (text or "").partition(" ")
+    return int(number) * 1024 if unit == "kB" and number.isdecimal() else None

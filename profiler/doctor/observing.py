@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 from collectors.cpu_lists import parse_list
 from probes.environment import read_variables
 from probes.host.devices import GPU, Device, read_devices, used_devices
-from probes.host.files import read_text
+from probes.host.files import in_bytes, read_rows, read_text
 from probes.target import Process, Target
 from profiler.doctor.evidence import Missing, ProcessEvidence
 from profiler.doctor.variables import SHOWN
@@ -35,7 +35,7 @@ def read_process(
 ) -> ProcessEvidence:
     """Read one process."""
     directory = root / "proc" / str(process.pid)
-    status = _read_status(directory)
+    status = read_rows(directory / "status") or {}
     allowed = status.get("Cpus_allowed_list")
     tracer_pid = int(status.get("TracerPid", "0"))
     return ProcessEvidence(
@@ -47,7 +47,7 @@ def read_process(
         allowed_cpus=Missing("its status cannot be read", _PRIVILEGE)
         if allowed is None
         else frozenset(parse_list(allowed)),
-        swap_bytes=_bytes(status.get("VmSwap")),
+        swap_bytes=in_bytes(status.get("VmSwap")),
         tracer=_program(root, tracer_pid) if tracer_pid else None,
         gpus=tuple(used_devices(root, process.pid, gpus)),
     )
@@ -78,24 +78,12 @@ def _said(process: Process) -> str:
     return process.name if "::" in process.name else process.role.replace("_", " ")
 
 
-def _read_status(directory: Path) -> Mapping[str, str]:
-    lines = (read_text(directory / "status") or "").splitlines()
-    pairs = (line.partition(":") for line in lines)
-    return {name: text.strip() for name, _, text in pairs}
-
-
 def _read_libraries(directory: Path) -> frozenset[str] | Missing:
     text = read_text(directory / "maps")
     if not text:
         return Missing("the files that it has mapped cannot be read", _PRIVILEGE)
     found = (_MAPPED.match(line) for line in text.splitlines())
     return frozenset(one[1].removesuffix(_DELETED) for one in found if one)
-
-
-def _bytes(text: str | None) -> int | None:
-    """Return the bytes of ``12 kB``."""
-    number = (text or "").partition(" ")[0]
-    return int(number) * 1024 if number.isdecimal() else None
 
 
 def _program(root: Path, pid: int) -> str:

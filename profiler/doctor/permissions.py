@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from probes.base import Capability, Level, Probe
-from probes.host.files import ROOT, read_int, read_text
+from probes.host.files import ROOT, read_int, read_rows, read_text
 from probes.pyspy import find_pyspy
 from probes.target import Target
 
@@ -72,7 +72,7 @@ def check_target(target: Target, probes: Sequence[Probe]) -> list[Permission]:
 
 def has_capability(number: int, root: Path = ROOT) -> bool:
     """Whether this process has the capability in its effective set (capabilities(7))."""
-    mask = _status(root, "CapEff")
+    mask = _own_status(root).get("CapEff")
     return mask is not None and bool(int(mask, 16) >> number & 1)
 
 
@@ -131,7 +131,7 @@ def _check_perf(root: Path) -> Permission:
         return Permission(name, Level.WORKS, f"perf_event_paranoid is {paranoid}")
     found = f"perf_event_paranoid is {paranoid}"
     found += ": nothing to be seen" if paranoid > 2 else ": own threads only, not who came instead"
-    if _status(root, "Seccomp") == _SECCOMP_FILTER:
+    if _own_status(root).get("Seccomp") == _SECCOMP_FILTER:
         found += "; a seccomp filter may forbid it altogether"
     return Permission(
         name, Level.DEGRADED, found,
@@ -172,8 +172,5 @@ def _check_cpus() -> Permission:
     return Permission("CPUs", Level.WORKS, found)
 
 
-def _status(root: Path, name: str) -> str | None:
-    for line in (read_text(root / "proc/self/status") or "").splitlines():
-        if line.startswith(f"{name}:"):
-            return line.partition(":")[2].strip()
-    return None
+def _own_status(root: Path) -> dict[str, str]:
+    return read_rows(root / "proc/self/status") or {}
